@@ -1,0 +1,33 @@
+# Every target sets up .venv by itself the first time, the offline model included.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: course test lab clean help
+.DEFAULT_GOAL := help
+
+course: .venv/ready  ## execute every notebook in order; pages in build/course/
+	COURSE_PROFILE=$${COURSE_PROFILE:-class} $(BIN)/python execute_notebooks.py
+
+test: .venv/ready  ## lint, unit tests, and every notebook in profile ci
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/pytest
+	COURSE_PROFILE=ci $(BIN)/pytest --nbmake notebooks
+
+lab: .venv/ready  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=.  notebooks
+
+clean:  ## remove what was built; keeps .venv and the model cache
+	rm -rf build dist runs notebooks/runs .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stamp appears last, so a set-up that was interrupted is done again.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m utilities.models fetch
+	@touch $@

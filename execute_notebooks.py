@@ -1,0 +1,144 @@
+"""Executes every notebook in order, each in its own kernel, and writes the pages of the course.
+
+    python execute_notebooks.py             executed copies as HTML, with an index, in build/course/
+    python execute_notebooks.py --save      the same, and keeps the outputs in the notebooks
+    python execute_notebooks.py 05 06       only notebooks whose names start so
+
+A notebook that fails does not keep the others from running; the exit status is then 1.
+"""
+
+import argparse
+import html
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+
+from utilities.config import course_profile
+
+ROOT = Path(__file__).resolve().parent
+NOTEBOOKS = ROOT / "notebooks"
+PAGES = ROOT / "build" / "course"
+CELL_SECONDS = 900
+PROGRESS_BAR_MIME = "application/vnd.jupyter.widget-view+json"
+
+
+def execute(path: Path) -> tuple[nbformat.NotebookNode, str | None]:
+    """Run a notebook in its own folder; return it with its outputs, and the error if any."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_SECONDS,
+        kernel_name="python3",
+        record_timing=False,
+        extra_arguments=["--log-level=40"],  # or the kernel warns of TCP on every start
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        return notebook, str(error)
+    return notebook, None
+
+
+def normalize(notebook: nbformat.NotebookNode) -> None:
+    """Drop what changes from run to run: counts, timing, progress bars, widget state, folders."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        for volatile in ("execution", "collapsed", "scrolled"):
+            cell.metadata.pop(volatile, None)
+        if cell.cell_type != "code":
+            continue
+        cell.execution_count = None
+        cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = None
+            if "text" in output:
+                output.text = output.text.replace(f"{ROOT}{os.sep}", "")
+
+
+def _is_progress(output: nbformat.NotebookNode) -> bool:
+    is_stderr = output.output_type == "stream" and output.name == "stderr"
+    return is_stderr or PROGRESS_BAR_MIME in output.get("data", {})
+
+
+def write_page(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Write an executed notebook as one HTML file with its pictures inside."""
+    exporter = HTMLExporter(embed_images=True, exclude_anchor_links=True)
+    page, _ = exporter.from_notebook_node(
+        notebook, resources={"metadata": {"path": str(NOTEBOOKS), "name": path.stem}}
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def title(notebook: nbformat.NotebookNode) -> str:
+    """Return the text of the first heading."""
+    return notebook.cells[0].source.splitlines()[0].lstrip("# ")
+
+
+def write_index(results: list[tuple[Path, str, float, str | None]]) -> None:
+    """Write the page that lists the notebooks with their times and fates."""
+    rows = "\n".join(
+        f'<tr><td><a href="{path.stem}.html">{html.escape(name)}</a></td>'
+        f"<td>{seconds:.0f} s</td><td>{'failed' if error else 'ran'}</td></tr>"
+        for path, name, seconds, error in results
+    )
+    (PAGES / "index.html").write_text(
+        f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Finetuning Lab</title>
+<style>
+body {{ font: 18px/1.5 system-ui, sans-serif; max-width: 46rem;
+  margin: 3rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse; width: 100% }}
+td, th {{ text-align: left; padding: .5rem; border-bottom: 1px solid #ccc }}
+</style>
+<h1>Finetuning Lab</h1>
+<p>Every notebook as it ran here, in order. Profile: {course_profile()}.</p>
+<table><tr><th>Notebook</th><th>Time</th><th>Result</th></tr>
+{rows}
+</table></html>
+""",
+        encoding="utf-8",
+    )
+
+
+def main() -> int:
+    """Execute the notebooks; return 1 when one fails."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="how the notebooks' names start; all by default")
+    parser.add_argument("--save", action="store_true", help="keep the outputs in the notebooks")
+    arguments = parser.parse_args()
+    chosen = tuple(arguments.names) or ("",)
+    paths = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if path.name.startswith(chosen)]
+    if not paths:
+        parser.error(f"no notebook's name starts with {' or '.join(chosen)}")
+    PAGES.mkdir(parents=True, exist_ok=True)
+    results = []
+    for number, path in enumerate(paths, 1):
+        print(f"[{number}/{len(paths)}] {path.stem:<32}", end="", flush=True)
+        start = time.monotonic()
+        notebook, error = execute(path)
+        seconds = time.monotonic() - start
+        print(f"{seconds:6.0f} s  {'FAILED' if error else 'ran'}", flush=True)
+        if error:
+            print(error, file=sys.stderr)
+        normalize(notebook)
+        write_page(notebook, PAGES / f"{path.stem}.html")
+        if arguments.save and not error:
+            nbformat.write(notebook, path)
+        results.append((path, title(notebook), seconds, error))
+    write_index(results)
+    print(f"\nOpen {os.path.relpath(PAGES / 'index.html')}")
+    return int(any(error for *_, error in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The rules that every notebook keeps; running them is `pytest --nbmake notebooks`."""
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.conftest import ROOT
+
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MAX_LINES, MEDIAN_LINES, MAX_COLUMNS, MAX_IN_A_ROW = 25, 7, 88, 3
+FORBIDDEN = {
+    "a star import": r"^\s*from \S+ import \*",
+    "a shell command": r"^\s*[!%]",
+    "silenced warnings": r"filterwarnings\(.ignore",
+    "an absolute path": r"""["'](/(home|root|Users|content|work|tmp)/|[A-Z]:\\)""",
+    "a swallowed exception": r"except[^\n]*:\s*(pass|continue)\b|except:",
+    "a secret": r"\b(hf|sk|ghp)_[A-Za-z0-9]{16,}",
+}
+FILLERS = r"\b(simply|just|obviously|of course|easy as|blazing)\b"
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def lines_of(cell):
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+def section(text, heading):
+    """Return the bullet points under a line that starts with a heading."""
+    after = text.split(heading, 1)[1].split("\n**", 1)[0].split("\nNext", 1)[0]
+    bullets = re.findall(r"^- (.+(?:\n  .+)*)", after, flags=re.MULTILINE)
+    return [re.sub(r"\s+", " ", bullet) for bullet in bullets]
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return read(path)
+
+
+def test_there_are_notebooks():
+    assert len(PATHS) >= 3
+    assert all(re.fullmatch(r"\d\d_[a-z_]+", path.stem) for path in PATHS)
+
+
+def test_frame(notebook):
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    assert len(re.findall(r"^# ", text, flags=re.MULTILINE)) == 1
+    first, last = notebook.cells[0].source, notebook.cells[-1].source
+    assert first.startswith("# ")
+    assert re.search(r"\*\*Needs:\*\* about \d+ minutes? and \d+ GB of memory", first)
+    assert "## Settings" in text
+    goals = section(first, "**You will be able to**")
+    assert len(goals) >= 3
+    assert section(last, "## You can now") == goals
+    assert "**Words from this notebook.**" in last
+    assert re.search(r"^Next\b.*\[.*\]\(.*\)", last, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_cells_are_small(notebook):
+    sizes = [len(lines_of(cell)) for cell in code_cells(notebook)]
+    assert max(sizes) <= MAX_LINES
+    assert statistics.median(sizes) <= MEDIAN_LINES
+    assert len(sizes) <= 50
+    for cell in code_cells(notebook):
+        assert max(map(len, cell.source.splitlines())) <= MAX_COLUMNS
+
+
+def test_prose_stands_between_code(notebook):
+    in_a_row = 0
+    for cell in notebook.cells:
+        in_a_row = in_a_row + 1 if cell.cell_type == "code" else 0
+        assert in_a_row <= MAX_IN_A_ROW
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_nothing_forbidden(notebook, what):
+    for cell in code_cells(notebook):
+        assert not re.search(FORBIDDEN[what], cell.source, flags=re.MULTILINE), cell.source
+
+
+def test_prose_is_plain(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"`[^`]*`|```.*?```", "", cell.source, flags=re.DOTALL)
+            assert not re.search(FILLERS, prose, flags=re.IGNORECASE), cell.source
+            paragraphs = re.split(r"\n\s*\n|\n(?=[-#|])", cell.source)
+            assert all(len(p.splitlines()) <= 6 for p in paragraphs if "Words from" not in p)
+
+
+def test_spelling(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells)
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_links_and_images_resolve(path, notebook):
+    for cell in notebook.cells:
+        if cell.cell_type != "markdown":
+            continue
+        for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", cell.source):
+            assert len(alt) > 20, f"{target} needs words that say what it shows"
+            assert not target.startswith("http"), f"{target} must be local"
+        for target in re.findall(r"\]\(([^)#]+)", cell.source):
+            if not target.startswith("http"):
+                assert (path.parent / target).exists(), target
+
+
+def test_what_is_kept_is_clean(notebook, path):
+    assert "widgets" not in notebook.metadata
+    assert path.stat().st_size < 1_000_000
+    for cell in code_cells(notebook):
+        assert cell.execution_count is None
+        assert not {"execution", "collapsed"} & set(cell.metadata)
+        for output in cell.outputs:
+            assert output.output_type != "error" or "raises-exception" in cell.metadata.get(
+                "tags", []
+            )
+            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+            assert str(ROOT) not in str(output), "a path of the machine that ran it"
+
+
+def test_outputs_are_kept_for_readers(notebook):
+    with_output = sum(bool(cell.outputs) for cell in code_cells(notebook))
+    assert with_output > len(code_cells(notebook)) / 2
+
+
+def test_a_function_in_both_places_is_the_same_code(notebook):
+    package = {}
+    for module in (ROOT / "utilities").glob("*.py"):
+        for node in ast.parse(module.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                package[node.name] = node
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.FunctionDef) and node.name in package:
+                assert ast.dump(node) == ast.dump(package[node.name]), node.name
+
+
+def test_the_readme_lists_every_notebook():
+    readme = Path(ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"notebooks/{path.name}" in readme for path in PATHS)
