@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from utilities.sources import DataError, read_jsonl
+from utilities.sources import DataError, read_jsonl, select_rows
 
 GOOD = {"question": "Why?", "answer": "So.", "topic": "x"}
 COLUMNS = ["question", "answer"]
@@ -67,3 +67,39 @@ def test_missing_and_empty_files(tmp_path):
         read_jsonl(write(tmp_path), COLUMNS)
     with pytest.raises(DataError, match="no usable row"):
         read_jsonl(write(tmp_path, "x"), COLUMNS, on_bad_rows="skip")
+
+
+ROWS = [{"part": "core", "n": 1}, {"part": "more", "n": 2}, {"part": "rest"}]
+
+
+@pytest.mark.parametrize(
+    ("only", "kept"),
+    [
+        ({"part": "core"}, [0]),
+        ({"part": ("core", "rest")}, [0, 2]),
+        ({"n": "2"}, [1]),
+        ({"part": "more", "n": "2"}, [1]),
+    ],
+)
+def test_rows_can_be_selected_by_their_values(only, kept):
+    assert select_rows(ROWS, only) == [ROWS[index] for index in kept]
+
+
+@pytest.mark.parametrize(
+    ("only", "told"),
+    [
+        ({"parts": "core"}, "no row has the column 'parts', did you mean 'part'?"),
+        ({"part": "cores"}, "found: core, more, rest"),
+        ({"part": ("core", "nowhere")}, "{'nowhere'} in 'part'"),
+        ({"part": "core", "n": "2"}, "found: 1"),
+    ],
+)
+def test_a_selection_that_finds_nothing_is_an_error(only, told):
+    with pytest.raises(DataError) as error:
+        select_rows(ROWS, only)
+    assert told in str(error.value)
+
+
+def test_reading_selects_too(tmp_path):
+    path = write(tmp_path, GOOD, {**GOOD, "topic": "y"})
+    assert [row["topic"] for row in read_jsonl(path, COLUMNS, only={"topic": "y"})] == ["y"]

@@ -22,7 +22,7 @@ from utilities.config import ConfigPath, LabError, ModelName, StrictModel, comma
 from utilities.inference import generate
 from utilities.metrics import is_exact_match, share_of
 from utilities.prompts import FILE_NAME, QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
-from utilities.sources import OnBadRows, read_jsonl
+from utilities.sources import OnBadRows, Only, read_jsonl
 
 
 class EvaluationError(LabError):
@@ -127,6 +127,7 @@ class EvaluationConfig(StrictModel):
         model: a run folder, or any model to evaluate as it is.
         test_file: the questions, JSON Lines.
         train_file: what the nearest-question baseline looks up.
+        only: rows to use, by column and value; see `sources.select_rows`.
         base_model: evaluated beside `model`; None leaves it out.
         prompt_format: by default the one saved with the model, else question and answer.
         refusal: text that marks an answer as turning the question down.
@@ -140,6 +141,7 @@ class EvaluationConfig(StrictModel):
     train_file: ConfigPath | None = None
     base_model: ModelName | None = None
     on_bad_rows: OnBadRows = "stop"
+    only: Only | None = None
     prompt_format: ConfigPromptFormat | None = None
     refusal: str | None = None
     group_by: tuple[str, ...] = ()
@@ -160,7 +162,8 @@ def run_evaluation(config: EvaluationConfig) -> tuple[pd.DataFrame, pd.DataFrame
         LabError: of the module where the fault lies; the files are written at the very end.
     """
     prompt_format = config.prompt_format or _saved_format(config.model)
-    rows = read_jsonl(config.test_file, prompt_format.columns, config.on_bad_rows)[: config.limit]
+    reading = {"on_bad_rows": config.on_bad_rows, "only": config.only}
+    rows = read_jsonl(config.test_file, prompt_format.columns, **reading)[: config.limit]
     for column in config.group_by:
         if any(column not in row for row in rows):
             raise EvaluationError(f"group_by names {column!r}, which not every row has")
@@ -168,7 +171,7 @@ def run_evaluation(config: EvaluationConfig) -> tuple[pd.DataFrame, pd.DataFrame
     choices = {name: models.choose(model) for name, model in systems.items() if model}
     tables = []
     if config.train_file:
-        known = read_jsonl(config.train_file, prompt_format.columns, config.on_bad_rows)
+        known = read_jsonl(config.train_file, prompt_format.columns, **reading)
         answers = nearest_question_answers(known, rows, prompt_format)
         tables.append(
             prediction_table(rows, answers, prompt_format, "nearest question", config.refusal)

@@ -1,7 +1,7 @@
 """Reading rows: JSON Lines files into lists of dicts, each fault named by file and line."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from utilities.config import LabError, nearest
 logger = logging.getLogger(__name__)
 
 OnBadRows = Literal["stop", "skip"]
+Only = Mapping[str, str | tuple[str, ...]]
 
 
 class DataError(LabError):
@@ -19,7 +20,10 @@ class DataError(LabError):
 
 
 def read_jsonl(
-    path: str | Path, columns: Sequence[str], on_bad_rows: OnBadRows = "stop"
+    path: str | Path,
+    columns: Sequence[str],
+    on_bad_rows: OnBadRows = "stop",
+    only: Only | None = None,
 ) -> list[dict[str, Any]]:
     """Read a JSON Lines file: one JSON object a line, UTF-8.
 
@@ -28,6 +32,7 @@ def read_jsonl(
         columns: the columns every row must have, each a string with more than white space.
             Further columns are kept as they are.
         on_bad_rows: `stop` raises on a bad line; `skip` leaves it out and logs a warning.
+        only: see `select_rows`; None keeps all rows.
 
     Returns:
         The rows, in the order of the file.
@@ -62,7 +67,38 @@ def read_jsonl(
         raise DataError(f"{path}: no usable row in it ({len(faults)} bad)")
     if faults:
         logger.warning("%d bad line(s) left out; the first: %s", len(faults), faults[0])
-    return rows
+    return select_rows(rows, only, path) if only else rows
+
+
+def select_rows(
+    rows: Sequence[dict[str, Any]], only: Only, source: object = "the data"
+) -> list[dict[str, Any]]:
+    """Keep the rows that have a certain value, or one of several, in certain columns.
+
+    Args:
+        rows: any dicts.
+        only: for each column the value wanted, or a tuple of values.
+        source: what the rows come from, for the message.
+
+    Raises:
+        DataError: no row has such a column or value; the message names those there are.
+
+    Example:
+        >>> select_rows([{"part": "core"}, {"part": "more"}], {"part": "core"})
+        [{'part': 'core'}]
+    """
+    kept = list(rows)
+    for column, wanted in only.items():
+        values = {str(row[column]) for row in kept if column in row}
+        wanted = {wanted} if isinstance(wanted, str) else set(wanted)
+        if not values:
+            columns = dict.fromkeys(name for row in rows for name in row)
+            raise DataError(f"{source}: no row has the column {column!r}{nearest(column, columns)}")
+        if missing := wanted - values:
+            found = ", ".join(sorted(values)[:10])
+            raise DataError(f"{source}: no row has {missing} in {column!r}; found: {found}")
+        kept = [row for row in kept if str(row.get(column)) in wanted]
+    return kept
 
 
 def _numbered(reader: jsonlines.Reader):

@@ -35,7 +35,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from utilities import models, plots
 from utilities.config import ConfigPath, LabError, ModelName, StrictModel, command_line
 from utilities.prompts import QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
-from utilities.sources import OnBadRows, read_jsonl
+from utilities.sources import OnBadRows, Only, read_jsonl
 from utilities.tokenization import (
     IGNORE_INDEX,
     PaddingCollator,
@@ -130,7 +130,7 @@ class Trainer(transformers.Trainer):
     ) -> dict[str, float]:
         """Return the mean loss per supervised token, in nats; the library's is a mean of means."""
         self.model.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device="cpu")
+        sums = torch.zeros(2)
         for batch in self.get_eval_dataloader(eval_dataset):
             with self.accelerator.autocast():
                 total, count = self._supervised_loss(self.model, self._prepare_inputs(batch))
@@ -406,6 +406,7 @@ class TrainingConfig(StrictModel):
     train_file: ConfigPath
     validation_file: ConfigPath | None = None
     on_bad_rows: OnBadRows = "stop"
+    only: Only | None = None
     prompt_format: ConfigPromptFormat = QUESTION_ANSWER
     max_length: int = Field(default=512, ge=3)
     output_dir: ConfigPath
@@ -423,7 +424,7 @@ def read_features(
     Raises:
         DataError: see `sources.read_jsonl` and `tokenization.tokenize_examples`.
     """
-    rows = read_jsonl(path, config.prompt_format.columns, config.on_bad_rows)
+    rows = read_jsonl(path, config.prompt_format.columns, config.on_bad_rows, config.only)
     examples = [config.prompt_format.example(row) for row in rows]
     return tokenize_examples(examples, tokenizer, config.max_length)
 
