@@ -12,12 +12,14 @@ import pytest
 from tests.conftest import ROOT
 from utilities import models, offline_model
 from utilities.config import Profile
+from utilities.evaluation import EvaluationConfig
 from utilities.metrics import normalize
 from utilities.prompts import FILE_NAME, QUESTION_ANSWER
 from utilities.sources import read_jsonl
+from utilities.training import Precision, TrainingConfig
 
 FOLDER = ROOT / "data" / "course_assistant"
-COLUMNS = ["question", "answer", "kind", "topic", "fact_id"]
+COLUMNS = ["question", "answer", "kind", "topic", "fact_id", "part"]
 REFUSAL = "let's get back to fine-tuning"
 
 
@@ -35,19 +37,35 @@ def facts(rows):
 
 def test_size_and_schema(splits):
     rows = [row for split in splits.values() for row in split]
-    assert all(list(row) == COLUMNS for row in rows)
+    assert all(list(row) == COLUMNS for name in ("train", "validation") for row in splits[name])
+    assert all(list(row) == [*COLUMNS, "split_kind"] for row in splits["test"])
     assert {row["kind"] for row in rows} == {"on_topic", "off_topic"}
     wordings = Counter(row["fact_id"] for row in rows if row["kind"] == "on_topic")
-    assert len(wordings) >= 45 and min(wordings.values()) >= 6
-    assert sum(row["kind"] == "off_topic" for row in rows) >= 80
+    assert len(wordings) >= 150 and min(wordings.values()) >= 6
+    assert sum(row["kind"] == "off_topic" for row in rows) >= 150
+    assert {row["part"] for row in rows} == {"core", "more"}
     for row in rows:
         assert row["question"].isascii() and row["question"] == row["question"].strip()
         assert len(row["answer"].split()) <= 15
 
 
-def test_test_set_is_new_wordings_of_trained_facts_and_new_subjects(splits):
-    for name in ("validation", "test"):
-        assert facts(splits[name]) == facts(splits["train"])
+def test_the_test_asks_three_things(splits):
+    parts = {
+        kind: [row for row in splits["test"] if row["split_kind"] == kind]
+        for kind in ("new_wording", "new_fact", "new_subject")
+    }
+    assert sum(map(len, parts.values())) == len(splits["test"])
+    trained = facts(splits["train"])
+    assert facts(splits["validation"]) == trained == facts(parts["new_wording"])
+    assert not set(facts(parts["new_fact"])) & set(trained)
+    assert not set(facts(parts["new_fact"]).values()) & set(trained.values())
+    assert len(facts(parts["new_fact"])) >= 10
+    assert all(row["kind"] == "off_topic" for row in parts["new_subject"])
+    core = {row["fact_id"] for row in splits["train"] if row["part"] == "core"}
+    assert {row["fact_id"] for row in parts["new_wording"] if row["part"] == "core"} < core
+
+
+def test_splits_share_no_question_and_no_off_topic_subject(splits):
     seen = Counter(normalize(row["question"]) for split in splits.values() for row in split)
     assert max(seen.values()) == 1
     subjects = {
@@ -61,7 +79,7 @@ def test_test_set_is_new_wordings_of_trained_facts_and_new_subjects(splits):
 def test_one_fact_has_one_answer_and_refusals_carry_the_mark(splits):
     for row in (row for split in splits.values() for row in split):
         assert (REFUSAL in row["answer"].lower()) == (row["kind"] == "off_topic")
-    answers = facts(splits["train"])
+    answers = facts(row for split in splits.values() for row in split)
     assert len(set(answers.values())) == len(answers)
 
 
@@ -72,7 +90,7 @@ def test_wordings_vary(splits):
 
 
 def test_facts_are_true_of_the_project(splits):
-    answers = facts(splits["train"])
+    answers = facts(row for split in splits.values() for row in split)
     package = " ".join(p.read_text(encoding="utf-8") for p in (ROOT / "utilities").glob("*.py"))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -85,6 +103,28 @@ def test_facts_are_true_of_the_project(splits):
             assert '__name__ == "__main__"' in text, fact
         for variable in re.findall(r"\b(?:COURSE|FINETUNING)_\w+", answer):
             assert variable in package, fact
+    for answer in answers.values():
+        for kind, name in re.findall(r"^The (function|class) (\w+)", answer):
+            keyword = {"function": "def", "class": "class"}[kind]
+            assert re.search(rf"^{keyword} {name}\b", package, flags=re.MULTILINE), name
+        for key in re.findall(r"^The key (\w+)", answer):
+            assert key in {**TrainingConfig.model_fields, **EvaluationConfig.model_fields}, key
+    assert (
+        f"{TrainingConfig.model_fields['max_length'].default} tokens"
+        in (answers["max_length_default"])
+    )
+    assert (
+        f" {EvaluationConfig.model_fields['max_new_tokens'].default} new"
+        in (answers["max_new_tokens_default"])
+    )
+    seed = TrainingConfig.model_fields["seed"].default
+    assert answers["seed_default"] == f"The default seed is {seed}."
+    assert TrainingConfig.model_fields["if_exists"].default in answers["if_exists_default"]
+    assert (
+        TrainingConfig.model_fields["prompt_format"].default.name
+        in (answers["prompt_format_default"])
+    )
+    assert all(value in answers["precision_values"] for value in get_args(Precision))
     assert models.DEFAULT_MODEL in answers["default_model"]
     assert offline_model.NAME in answers["offline_model"]
     assert offline_model.FETCH_COMMAND in answers["fetch_model"]
@@ -98,7 +138,7 @@ def test_facts_are_true_of_the_project(splits):
     assert answers["pinned_versions"].startswith("constraints.txt ")
     assert answers["assistant_data"] == f"The data is in {FOLDER.relative_to(ROOT).as_posix()}."
     assert (ROOT / "constraints.txt").is_file()
-    numbers = [f.removeprefix("notebook_") for f in answers if f.startswith("notebook_")]
+    numbers = [f.removeprefix("notebook_") for f in answers if re.fullmatch(r"notebook_\d+", f)]
     for number in numbers:
         (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
         topic = path.stem.removeprefix(f"{number}_").replace("_", " ")
@@ -107,14 +147,6 @@ def test_facts_are_true_of_the_project(splits):
     assert '"build" / "course"' in (ROOT / "execute_notebooks.py").read_text(encoding="utf-8")
     assert project["requires-python"] == ">=3.11,<3.14"
     assert answers["course_python"] == "Python 3.11, 3.12 or 3.13."
-
-
-def test_counts_in_the_readme(splits):
-    readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
-    for name, rows in splits.items():
-        kinds = Counter(row["kind"] for row in rows)
-        line = f"| `{name}.jsonl` | {len(rows)} | {kinds['on_topic']} | {kinds['off_topic']} |"
-        assert line in readme, line
 
 
 SHARED = ROOT.parent / "shared" / "data" / "lamini_docs.jsonl"
