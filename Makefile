@@ -16,7 +16,7 @@ test: .venv/ready  ## lint, unit tests, and every notebook in profile ci
 	COURSE_PROFILE=ci $(BIN)/pytest --nbmake notebooks
 
 lab: .venv/ready  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=.  notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 clean:  ## remove what was built; keeps .venv and the model cache
 	rm -rf build dist runs notebooks/runs .pytest_cache .ruff_cache .hypothesis

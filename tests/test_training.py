@@ -244,6 +244,16 @@ def test_from_a_config(model_folder, data_file, tmp_path):
     assert run.history["step"].max() == 2
 
 
+def test_auto_in_a_config_follows_the_environment(model_folder, data_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_MODEL", str(model_folder))
+    arguments = {"max_steps": 1, "disable_tqdm": True}
+    config = TrainingConfig(
+        train_file=data_file, output_dir=tmp_path / "run", training_arguments=arguments
+    )
+    assert config.base_model == "auto"
+    assert run_training(config).record["model"]["name"] == "pythia-tiny"
+
+
 def test_command_line_checks_arguments_before_any_work(tmp_path, clean_environment):
     path = tmp_path / "finetune.yaml"
     path.write_text(

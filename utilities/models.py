@@ -63,21 +63,21 @@ class ModelChoice:
         return {"name": self.name, "source": self.source, "reason": self.reason}
 
 
-def choose(name: str | None = None) -> ModelChoice:
+def choose(name: str = "auto") -> ModelChoice:
     """Decide which model to take, without downloading it.
 
     Args:
-        name: `auto`, a hub id, or a folder; by default what `COURSE_MODEL` says, or `auto`.
+        name: a hub id, a folder, or `auto`: what `COURSE_MODEL` names, and when that is not set or
+            is `auto` too, the default model or the offline one.
 
     Raises:
         ModelError: the named model does not exist or cannot be reached, or `auto` finds neither a
             hub nor the offline model.
     """
-    asked = f"COURSE_MODEL is {os.environ['COURSE_MODEL']}" if "COURSE_MODEL" in os.environ else ""
-    if name is None:
+    asked = f"{name} was asked for"
+    if name == "auto":
         name = os.environ.get("COURSE_MODEL") or "auto"
-    else:
-        asked = f"{name} was asked for"
+        asked = f"COURSE_MODEL is {name}"
     if name == "auto":
         return _choose_automatically()
     folder = Path(name).expanduser()
@@ -210,7 +210,7 @@ def download(choice: ModelChoice) -> Path:
     return folder
 
 
-def load_tokenizer(choice: ModelChoice | str | None = None) -> "PreTrainedTokenizerBase":
+def load_tokenizer(choice: ModelChoice | str = "auto") -> "PreTrainedTokenizerBase":
     """Load a model's tokenizer, with a padding token.
 
     Pythia has a padding token of its own that its tokenizer does not name; other models without
@@ -233,7 +233,7 @@ def load_tokenizer(choice: ModelChoice | str | None = None) -> "PreTrainedTokeni
 
 
 def load(
-    choice: ModelChoice | str | None = None, dtype: str = "float32"
+    choice: ModelChoice | str = "auto", dtype: str = "float32"
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a causal language model and its tokenizer, ready for inference on the best device.
 
