@@ -281,3 +281,11 @@ def test_a_damaged_run_folder(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({}))
     with pytest.raises(TrainingError, match="no finished run"):
         Run.load(tmp_path)
+
+
+def test_other_labels_on_the_same_ids_are_another_run(tokenizer, data, tmp_path):
+    first = fit(tiny_model("gpt_neox"), tokenizer, data, tmp_path / "run")
+    unmasked = data.features.map(lambda row: {"labels": row["input_ids"]})
+    other = data._replace(features=unmasked)
+    again = fit(tiny_model("gpt_neox"), tokenizer, other, tmp_path / "run", if_exists="reuse")
+    assert again.record["fingerprint"] != first.record["fingerprint"]

@@ -299,7 +299,7 @@ def train(
         "settings": settings,
         "prompt_format": prompt_format.model_dump(mode="json"),
         "data": {
-            name: {**data.counts, "fingerprint": _fingerprint(data.features["input_ids"])}
+            name: {**data.counts, "fingerprint": _fingerprint(_ids_and_labels(data))}
             for name, data in {"train": train_data, "validation": eval_data}.items()
             if data
         },
@@ -363,6 +363,11 @@ def _keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap is not cut back
 
 
+def _ids_and_labels(data: TokenizedExamples) -> list[list[list[int]]]:
+    """Return all that training sees of the data, for a fingerprint."""
+    return [list(data.features[column]) for column in ("input_ids", "labels")]
+
+
 def _fingerprint(data: Any) -> str:
     """Return a short hash of anything that JSON can write."""
     text = json.dumps(data, sort_keys=True, default=list)
@@ -385,7 +390,15 @@ def _replace(new: Path, place: Path) -> None:
 
 
 # The fields that `train` sets itself; the config has a key of its own for each that matters.
-_OWN_FIELDS = {"output_dir", "seed", "bf16", "fp16", "use_cpu", "remove_unused_columns"}
+_OWN_FIELDS = {
+    "output_dir",
+    "seed",
+    "bf16",
+    "fp16",
+    "use_cpu",
+    "dataloader_pin_memory",
+    "remove_unused_columns",
+}
 _TYPES = get_type_hints(TrainingArguments)
 ArgumentFields = create_model(
     "ArgumentFields",
