@@ -18,12 +18,12 @@ from rouge_score.rouge_scorer import RougeScorer
 from utilities import models
 from utilities.config import bundled
 from utilities.inference import generate
-from utilities.prompts import PromptFormat
-from utilities.sources import read_jsonl
+from utilities.prompts import USER_ASSISTANT, TemplateFormat
+from utilities.sources import read_rows
 from utilities.tokenization import tokenize_examples
 from utilities.training import train
 
-FORMAT = PromptFormat(
+FORMAT = TemplateFormat(
     name="dialogue_summary",
     template="Summarize the following dialogue:\n{dialogue}\n\nSummary:\n",
     response="{response}",
@@ -34,7 +34,7 @@ SEED = 42
 
 def read(split: str) -> list[dict]:
     """Return a split's rows, contexts put before the dialogue."""
-    rows = read_jsonl(bundled(f"data/dialogues/{split}.jsonl"), ["input", "response"])
+    rows = read_rows(bundled(f"data/dialogues/{split}.jsonl"), USER_ASSISTANT)
     for row in rows:
         row["dialogue"] = "\n".join([*row.get("contexts", []), row["input"]])
     return rows

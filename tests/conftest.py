@@ -89,9 +89,15 @@ def data_file(tmp_path):
 
 
 @pytest.fixture
-def hub(model_folder):
-    """The tiny model under the name of the course's default model, on 127.0.0.1."""
-    with StandInHub({"EleutherAI/pythia-70m": model_folder}) as hub:
+def hub(model_folder, tmp_path):
+    """The tiny model under the name of the course's default model, and a dataset, on 127.0.0.1."""
+    folder, inbox = tmp_path / "hub-dataset", tmp_path / "hub-inbox"
+    folder.mkdir()
+    inbox.mkdir()
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "test.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    models = {"EleutherAI/pythia-70m": model_folder}
+    with StandInHub(models, {"school/questions": folder}, inbox) as hub:
         yield hub
 
 

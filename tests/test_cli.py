@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT, run_module
 
-COMMANDS = ["models", "training", "evaluation"]
+COMMANDS = ["models", "audit", "dataprep", "training", "evaluation"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -19,7 +19,7 @@ def test_help(command, clean_environment):
     assert done.returncode == 0 and f"python -m utilities.{command}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["training", "evaluation"])
+@pytest.mark.parametrize("command", COMMANDS[1:])
 def test_a_missing_config_is_one_line_and_status_2(command, clean_environment):
     done = run_module(f"utilities.{command}", "none.yaml", environment=clean_environment)
     assert done.returncode == 2
@@ -28,13 +28,13 @@ def test_a_missing_config_is_one_line_and_status_2(command, clean_environment):
 
 def write_configs(folder, data_file, model):
     (folder / "finetune.yaml").write_text(
-        f"base_model: {model}\ntrain_file: {data_file.name}\nvalidation_file: {data_file.name}\n"
+        f"base_model: {model}\ntrain: {data_file.name}\nvalidation: {data_file.name}\n"
         "output_dir: runs/tiny\nprecision: fp32\n"
         "training_arguments: {max_steps: 20, learning_rate: 1e-2}\n"
     )
     (folder / "evaluate.yaml").write_text(
-        f"model: ./runs/tiny\nbase_model: {model}\ntest_file: {data_file.name}\n"
-        f"train_file: {data_file.name}\noutput_dir: scores\nmax_new_tokens: 12\n"
+        f"model: ./runs/tiny\nbase_model: {model}\ntest: {data_file.name}\n"
+        f"train: {data_file.name}\noutput_dir: scores\nmax_new_tokens: 12\n"
     )
 
 
@@ -77,7 +77,7 @@ def python(*arguments):
 
 def test_the_modules_at_the_bottom_bring_no_torch():
     program = (
-        "import sys; from utilities import config, metrics, plots, prompts, sources;"
+        "import sys; from utilities import config, metrics, plots, prompts, sources, splitting;"
         "print({'torch', 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run(

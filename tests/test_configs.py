@@ -1,13 +1,25 @@
 """Every config that ships is valid, and names files that ship too."""
 
+from typing import get_args
+
 import pytest
 
 from tests.conftest import ROOT
+from utilities.audit import AuditConfig
 from utilities.config import load_config
+from utilities.dataprep import DataprepConfig
 from utilities.evaluation import EvaluationConfig
+from utilities.prompts import FORMATS, PromptFormat
+from utilities.readers import find_files
+from utilities.sources import Source
 from utilities.training import TrainingConfig
 
-MODELS = {"finetune": TrainingConfig, "evaluate": EvaluationConfig}
+MODELS = {
+    "audit": AuditConfig,
+    "dataprep": DataprepConfig,
+    "finetune": TrainingConfig,
+    "evaluate": EvaluationConfig,
+}
 PATHS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
@@ -15,8 +27,8 @@ PATHS = sorted((ROOT / "configs").rglob("*.yaml"))
 def test_config_loads_and_its_data_exist(path):
     config = load_config(path, MODELS[path.stem])
     for key, value in config:
-        if key.endswith("_file") and value is not None:
-            assert value.is_file(), key
+        if isinstance(value, Source) and value.method == "files":
+            assert find_files(value.kwargs["path"]), key
     assert f"python -m utilities.{type(config).__module__.split('.')[-1]}" in path.read_text()
 
 
@@ -25,4 +37,26 @@ def test_the_course_assistant_is_evaluated_where_it_is_written():
     training = load_config(folder / "finetune.yaml", TrainingConfig)
     evaluation = load_config(folder / "evaluate.yaml", EvaluationConfig)
     assert evaluation.model == str(training.output_dir)
-    assert evaluation.train_file == training.train_file
+    assert evaluation.train == training.train
+
+
+def fields_of(model):
+    """Yield the names of a config model's fields, and of those of the models in them."""
+    for name, field in model.model_fields.items():
+        yield name
+        for annotation in (field.annotation, *get_args(field.annotation)):
+            if hasattr(annotation, "model_fields") and not issubclass(
+                getattr(annotation, "__origin__", annotation), PromptFormat
+            ):
+                yield from fields_of(annotation)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("audit", list(AuditConfig.model_fields)), ("dataprep", list(fields_of(DataprepConfig)))],
+)
+def test_the_forms_name_every_key_and_every_prompt_format(name, fields):
+    text = (ROOT / "configs" / "starting_point" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert not [field for field in fields if f"{field}:" not in text]
+    assert all(prompt_format in text for prompt_format in FORMATS)
+    assert "on_bad_rows" in fields or name == "audit"  # the source block's keys are among them

@@ -15,7 +15,7 @@ from utilities.config import Profile
 from utilities.evaluation import EvaluationConfig
 from utilities.metrics import normalize
 from utilities.prompts import FILE_NAME, QUESTION_ANSWER
-from utilities.sources import read_jsonl
+from utilities.sources import DataError, Source, read_rows
 from utilities.training import Precision, TrainingConfig
 
 FOLDER = ROOT / "data" / "course_assistant"
@@ -26,7 +26,7 @@ REFUSAL = "let's get back to fine-tuning"
 @pytest.fixture(scope="module")
 def splits():
     return {
-        name: read_jsonl(FOLDER / f"{name}.jsonl", COLUMNS)
+        name: read_rows(FOLDER / f"{name}.jsonl", QUESTION_ANSWER)
         for name in ("train", "validation", "test")
     }
 
@@ -156,12 +156,11 @@ SHARED = ROOT.parent / "shared" / "data" / "lamini_docs.jsonl"
     not SHARED.is_file(), reason="the real rows of the original course are not here"
 )
 def test_the_original_course_s_rows_are_read_and_the_empty_one_is_named(caplog):
-    from utilities.sources import DataError
-
     with pytest.raises(DataError, match=r"line 424: 'answer' is empty"):
-        read_jsonl(SHARED, ["question", "answer"])
-    assert len(read_jsonl(SHARED, ["question", "answer"], "skip")) == 1399
-    assert "1 bad line(s) left out" in caplog.text
+        read_rows(SHARED, QUESTION_ANSWER)
+    skipping = Source(kwargs={"path": str(SHARED)}, on_bad_rows="skip")
+    assert len(read_rows(skipping, QUESTION_ANSWER)) == 1399
+    assert "1 bad row(s) left out" in caplog.text
 
 
 def test_lines_are_plain_json_objects():

@@ -12,22 +12,23 @@ from rapidfuzz import fuzz, process
 
 from tests.conftest import ROOT
 from utilities.metrics import normalize
-from utilities.sources import read_jsonl
+from utilities.prompts import ALPACA, QUESTION_ANSWER, USER_ASSISTANT
+from utilities.sources import raw_rows, read_rows
 
 DATA = ROOT / "data"
 README = (DATA / "README.md").read_text(encoding="utf-8")
 
 
 def dialogues(split):
-    return read_jsonl(DATA / "dialogues" / f"{split}.jsonl", ["input", "response"])
+    return read_rows(DATA / "dialogues" / f"{split}.jsonl", USER_ASSISTANT)
 
 
 def instructions():
-    return read_jsonl(DATA / "instructions" / "instructions.jsonl", ["instruction", "output"])
+    return read_rows(DATA / "instructions" / "instructions.jsonl", ALPACA)
 
 
 def science():
-    return read_jsonl(DATA / "science_questions" / "test.jsonl", ["id", "question", "answerKey"])
+    return [row.values for row in raw_rows(DATA / "science_questions" / "test.jsonl")]
 
 
 def general():
@@ -35,7 +36,7 @@ def general():
 
 
 def course(split):
-    return read_jsonl(DATA / "course_assistant" / f"{split}.jsonl", ["question", "answer"])
+    return read_rows(DATA / "course_assistant" / f"{split}.jsonl", QUESTION_ANSWER)
 
 
 TEXTS = {

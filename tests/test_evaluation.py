@@ -62,11 +62,10 @@ def test_nearest_question_looks_up_the_most_similar_one():
 def config(model_folder, data_file, tmp_path, **changes):
     values = {
         "model": str(model_folder),
-        "test_file": data_file,
-        "train_file": data_file,
+        "test": {"kwargs": {"path": str(data_file)}, "limit": 5},
+        "train": str(data_file),
         "output_dir": tmp_path / "out",
         "max_new_tokens": 5,
-        "limit": 5,
     }
     return EvaluationConfig(**{**values, **changes})
 

@@ -2,6 +2,7 @@ import pandas as pd
 
 from tests.conftest import ROWS
 from utilities import plots
+from utilities.packing import pack
 from utilities.prompts import QUESTION_ANSWER
 from utilities.tokenization import tokenize_examples
 
@@ -10,12 +11,34 @@ def test_mask_view_marks_exactly_what_is_learned(tokenizer):
     row = {"question": "a < b?", "answer": "Yes & no."}
     example = QUESTION_ANSWER.example(row)
     view = plots.mask_view(tokenize_examples([example], tokenizer, 99).features[0], tokenizer)
-    prompt, learned = str(view).split("[", 1)
-    assert prompt == example["prompt"]
-    assert ("[" + learned).replace("][", "") == "[Yes & no.<|endoftext|>]"
+    assert str(view) == example["prompt"] + "[Yes & no.<|endoftext|>]"
     page = view._repr_html_()
-    assert "&lt;" in page and "&amp;" in page and "a < b" not in page
-    assert page.count("border-bottom") == sum(view.supervised)
+    assert "&lt;" in page and "&amp;" in page and "a < b" not in page.replace("&nbsp;", " ")
+    learned = view.table[view.table["supervised"]]
+    assert page.count("#0072b2") == len(learned)
+    assert f"underlined: learned ({len(learned)} of {len(view.table)} tokens)" in page
+    assert list(learned["label"]) == list(learned["id"])
+
+
+def test_mask_view_tells_packed_examples_and_padding_apart(tokenizer):
+    examples = [QUESTION_ANSWER.example(row) for row in ROWS[:2]]
+    features = tokenize_examples(examples, tokenizer, 99).features
+    length = sum(map(len, features["input_ids"])) + 3
+    view = plots.mask_view(pack(features, length, tokenizer.pad_token_id)[0], tokenizer)
+    assert view.table.groupby("example")["position"].min().tolist() == [0, 0, 0]
+    page = view._repr_html_()
+    assert [page.count(f">{name}<") for name in ("example 1", "example 2", "padding")] == [1, 1, 1]
+    assert str(view).count("[") == 2 and str(view).endswith("<|padding|>" * 3)
+
+
+def test_packing_picture_draws_every_example_twice_and_the_blocks():
+    lengths, bins = [3, 5, 2], [[1, 2], [0]]
+    padded, packed, attention = plots.packing_picture(lengths, bins, 8).axes
+    assert padded.get_title() == "padded: 33% is padding"
+    assert packed.get_title() == "packed: 38% is padding"
+    assert {text.get_text() for text in packed.texts} == {"1", "2", "3"}
+    allowed = attention.images[0].get_array()
+    assert allowed.shape == (7, 7) and allowed.sum() == 5 * 6 / 2 + 2 * 3 / 2
 
 
 def test_loss_curve_shows_both_losses():

@@ -183,6 +183,13 @@ def test_it_learns_to_answer_and_to_stop(tokenizer, data, tmp_path):
     assert generate(model, tokenizer, prompts) == [row["answer"] for row in ROWS]
 
 
+def test_a_folder_that_is_no_run_is_never_touched(model, tokenizer, data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(TrainingError, match="is no run folder, so it stays"):
+        fit(model, tokenizer, data, tmp_path, if_exists="overwrite")
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_existing_runs_are_refused_reused_or_replaced(tokenizer, data, tmp_path):
     def run(folder="run", **options):
         return fit(tiny_model("gpt_neox"), tokenizer, data, tmp_path / folder, **options)
@@ -235,7 +242,7 @@ def test_autocast_keeps_the_weights_in_float32(tokenizer, data, tmp_path):
 def test_from_a_config(model_folder, data_file, tmp_path):
     config = TrainingConfig(
         base_model=str(model_folder),
-        train_file=data_file,
+        train=str(data_file),
         output_dir=tmp_path / "run",
         training_arguments={"max_steps": 2, "logging_steps": 1, "disable_tqdm": True},
     )
@@ -248,7 +255,7 @@ def test_auto_in_a_config_follows_the_environment(model_folder, data_file, tmp_p
     monkeypatch.setenv("COURSE_MODEL", str(model_folder))
     arguments = {"max_steps": 1, "disable_tqdm": True}
     config = TrainingConfig(
-        train_file=data_file, output_dir=tmp_path / "run", training_arguments=arguments
+        train=str(data_file), output_dir=tmp_path / "run", training_arguments=arguments
     )
     assert config.base_model == "auto"
     assert run_training(config).record["model"]["name"] == "pythia-tiny"
@@ -257,7 +264,7 @@ def test_auto_in_a_config_follows_the_environment(model_folder, data_file, tmp_p
 def test_command_line_checks_arguments_before_any_work(tmp_path, clean_environment):
     path = tmp_path / "finetune.yaml"
     path.write_text(
-        "train_file: x\noutput_dir: run\nseeds: 1\n"
+        "train: x\noutput_dir: run\nseeds: 1\n"
         "training_arguments: {learning_rte: 1, max_steps: many, output_dir: y}\n"
     )
     done = run_module("utilities.training", path, environment=clean_environment)

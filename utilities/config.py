@@ -35,17 +35,18 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _from_file(path: Path, info: ValidationInfo) -> Path:
+def from_file(path: Path, info: ValidationInfo) -> Path:
+    """Return a path of a config, which starts at the config file's folder, in full."""
     folder = (info.context or {}).get("folder", Path.cwd())
     return (folder / path.expanduser()).resolve()
 
 
 def _model_name(name: str, info: ValidationInfo) -> str:
     is_path = name.startswith((".", "~", "/"))
-    return str(_from_file(Path(name), info)) if is_path else name
+    return str(from_file(Path(name), info)) if is_path else name
 
 
-ConfigPath = Annotated[Path, AfterValidator(_from_file)]
+ConfigPath = Annotated[Path, AfterValidator(from_file)]
 """A path in a config; relative ones start at the config file's folder."""
 
 ModelName = Annotated[str, AfterValidator(_model_name)]
@@ -178,7 +179,8 @@ def _describe(fault: dict[str, Any], model: type[BaseModel]) -> str:
         return f"  {where}: unknown key{nearest(location[-1], model.model_fields)}"
     if fault["type"] == "missing":
         return f"  {where}: this key is required."
-    return f"  {where}: {fault['msg']} (found {fault['input']!r})"
+    told = fault["msg"].removeprefix("Value error, ")
+    return f"  {where}: {told} (found {fault['input']!r})"
 
 
 def command_line(

@@ -22,7 +22,7 @@ from utilities.config import ConfigPath, LabError, ModelName, StrictModel, comma
 from utilities.inference import generate
 from utilities.metrics import is_exact_match, share_of
 from utilities.prompts import FILE_NAME, QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
-from utilities.sources import OnBadRows, Only, read_jsonl
+from utilities.sources import ConfigSource, read_rows
 
 
 class EvaluationError(LabError):
@@ -57,9 +57,8 @@ def prediction_table(
             f"expected one prediction a row, found {len(predictions)} for {len(rows)} rows"
         )
     table = pd.DataFrame(list(rows))
-    examples = [prompt_format.example(row) for row in rows]
-    table["prompt"] = [example["prompt"] for example in examples]
-    table["reference"] = [example["response"] for example in examples]
+    table["prompt"] = [prompt_format.prompt(row) for row in rows]
+    table["reference"] = [prompt_format.reference(row) for row in rows]
     table["prediction"] = list(predictions)
     table["system"] = system
     pairs = list(zip(table["prediction"], table["reference"], strict=True))
@@ -112,12 +111,11 @@ def nearest_question_answers(
     Similarity is the cosine of TF-IDF vectors over character n-grams of 2 to 5 within words, which
     forgives typos. Prompts are compared as the format makes them; what they share cancels out.
     """
-    train_examples = [prompt_format.example(row) for row in train_rows]
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    known = vectorizer.fit_transform([example["prompt"] for example in train_examples])
+    known = vectorizer.fit_transform([prompt_format.prompt(row) for row in train_rows])
     asked = vectorizer.transform([prompt_format.prompt(row) for row in test_rows])
     nearest = (asked @ known.T).toarray().argmax(axis=1)
-    return [train_examples[index]["response"] for index in nearest]
+    return [prompt_format.reference(train_rows[index]) for index in nearest]
 
 
 class EvaluationConfig(StrictModel):
@@ -125,30 +123,25 @@ class EvaluationConfig(StrictModel):
 
     Attributes:
         model: a run folder, or any model to evaluate as it is.
-        test_file: the questions, JSON Lines.
-        train_file: what the nearest-question baseline looks up.
-        only: rows to use, by column and value; see `sources.select_rows`.
+        test: where the questions are; see `sources.Source`.
+        train: where the nearest-question baseline looks up its answers.
         base_model: evaluated beside `model`; None leaves it out.
         prompt_format: by default the one saved with the model, else question and answer.
         refusal: text that marks an answer as turning the question down.
         group_by: columns of the data to score apart as well, such as `topic`.
-        limit: evaluate the first rows only.
         output_dir: gets `predictions.jsonl` and `scores.json`.
     """
 
     model: ModelName
-    test_file: ConfigPath
-    train_file: ConfigPath | None = None
+    test: ConfigSource
+    train: ConfigSource | None = None
     base_model: ModelName | None = None
-    on_bad_rows: OnBadRows = "stop"
-    only: Only | None = None
     prompt_format: ConfigPromptFormat | None = None
     refusal: str | None = None
     group_by: tuple[str, ...] = ()
     max_new_tokens: int = Field(default=60, ge=1)
     batch_size: int = Field(default=32, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    limit: int | None = Field(default=None, ge=1)
     output_dir: ConfigPath
 
 
@@ -161,17 +154,17 @@ def run_evaluation(config: EvaluationConfig) -> tuple[pd.DataFrame, pd.DataFrame
     Raises:
         LabError: of the module where the fault lies; the files are written at the very end.
     """
+    systems = {"model": config.model, "base model": config.base_model}
+    choices = {name: models.choose(model) for name, model in systems.items() if model}
     prompt_format = config.prompt_format or _saved_format(config.model)
-    reading = {"on_bad_rows": config.on_bad_rows, "only": config.only}
-    rows = read_jsonl(config.test_file, prompt_format.columns, **reading)[: config.limit]
+    prompt_format = prompt_format.bind(models.load_tokenizer(choices["model"]))
+    rows = read_rows(config.test, prompt_format)
     for column in config.group_by:
         if any(column not in row for row in rows):
             raise EvaluationError(f"group_by names {column!r}, which not every row has")
-    systems = {"model": config.model, "base model": config.base_model}
-    choices = {name: models.choose(model) for name, model in systems.items() if model}
     tables = []
-    if config.train_file:
-        known = read_jsonl(config.train_file, prompt_format.columns, **reading)
+    if config.train:
+        known = read_rows(config.train, prompt_format)
         answers = nearest_question_answers(known, rows, prompt_format)
         tables.append(
             prediction_table(rows, answers, prompt_format, "nearest question", config.refusal)

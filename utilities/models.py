@@ -63,12 +63,13 @@ class ModelChoice:
         return {"name": self.name, "source": self.source, "reason": self.reason}
 
 
-def choose(name: str = "auto") -> ModelChoice:
+def choose(name: str = "auto", weights: bool = True) -> ModelChoice:
     """Decide which model to take, without downloading it.
 
     Args:
         name: a hub id, a folder, or `auto`: what `COURSE_MODEL` names, and when that is not set or
             is `auto` too, the default model or the offline one.
+        weights: a folder must hold them; without, config and tokenizer are enough.
 
     Raises:
         ModelError: the named model does not exist or cannot be reached, or `auto` finds neither a
@@ -82,7 +83,7 @@ def choose(name: str = "auto") -> ModelChoice:
         return _choose_automatically()
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _from_folder(folder, asked)
+        return _from_folder(folder, asked, weights)
     if name.startswith((".", "~", "/")) or name.count("/") > 1:
         raise ModelError(f"there is no model folder {name}")
     if cached := _in_hub_cache(name):
@@ -111,8 +112,8 @@ def _choose_automatically() -> ModelChoice:
     return ModelChoice(offline_model.NAME, "offline model", reason, offline_model.offline_folder())
 
 
-def _from_folder(folder: Path, reason: str) -> ModelChoice:
-    if problem := _what_is_missing(folder):
+def _from_folder(folder: Path, reason: str, weights: bool) -> ModelChoice:
+    if problem := _what_is_missing(folder, weights):
         raise ModelError(f"{folder} is no model folder: {problem}")
     if folder.resolve() == offline_model.offline_folder().resolve():
         return ModelChoice(offline_model.NAME, "offline model", reason, folder)
@@ -123,17 +124,16 @@ def _from_folder(folder: Path, reason: str) -> ModelChoice:
     return ModelChoice(folder.name, "folder", reason, folder)
 
 
-def _what_is_missing(folder: Path) -> str | None:
+def _what_is_missing(folder: Path, weights: bool = True) -> str | None:
     """Name the first file a model folder lacks; None when it is complete."""
+    needed = ["config.json", "tokenizer_config.json"]
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    else:
-        weights = {"model.safetensors"}
-    for name in ["config.json", "tokenizer_config.json", *sorted(weights)]:
-        if not (folder / name).is_file():
-            return f"it lacks {name}"
-    return None
+    if weights and index.is_file():
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        needed += sorted(set(shards))
+    elif weights:
+        needed.append("model.safetensors")
+    return next((f"it lacks {name}" for name in needed if not (folder / name).is_file()), None)
 
 
 def _in_hub_cache(name: str) -> Path | None:
@@ -151,8 +151,8 @@ def _in_hub_cache(name: str) -> Path | None:
 
 
 @functools.cache
-def probe(name: str) -> str:
-    """Ask the hub once whether it has a model; wait `PROBE_SECONDS` at most.
+def probe(name: str, kind: Literal["model", "dataset"] = "model") -> str:
+    """Ask the hub once whether it has a model or dataset; wait `PROBE_SECONDS` at most.
 
     Returns:
         `"there"`, or a clause that says what came instead.
@@ -165,7 +165,7 @@ def probe(name: str) -> str:
 
     def ask() -> str:
         try:
-            HfApi().model_info(name, timeout=PROBE_SECONDS)
+            HfApi().repo_info(name, repo_type=kind, timeout=PROBE_SECONDS)
         except GatedRepoError:
             return "the hub wants a login for it"
         except RepositoryNotFoundError:

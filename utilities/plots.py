@@ -5,7 +5,7 @@ carries meaning alone.
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -101,39 +101,171 @@ def length_histogram(lengths: dict[str, Sequence[int]], limit: int | None = None
 class MaskView:
     """A row of features made visible: gray is read only, blue and underlined is learned.
 
-    Shows itself as HTML in a notebook. As plain text, `str(view)`, supervised tokens stand in
-    square brackets.
+    Shows itself as HTML in a notebook, each token with its id under it. As plain text, `str(view)`,
+    what is learned stands in square brackets, and each example of a packed row on lines of its own.
+    `view.table` has a line for each token.
+
+    Attributes:
+        table: `example` (which one of a packed row, from 1), `position`, `id`, `text`, `label` and
+            `supervised` (bool).
     """
 
-    def __init__(self, tokens: Sequence[str], supervised: Sequence[bool]):
-        """Take one piece of text per token, and whether it carries a label."""
-        self.tokens = list(tokens)
-        self.supervised = list(supervised)
+    def __init__(self, table: pd.DataFrame):
+        """Take a line per token."""
+        self.table = table
 
     def __str__(self) -> str:
-        pairs = zip(self.tokens, self.supervised, strict=True)
-        return "".join(f"[{text}]" if learned else text for text, learned in pairs)
+        examples: dict[int, str] = {}
+        for (example, learned), run in self._runs(["example", "supervised"]):
+            text = "".join(run["text"])
+            shown = f"[{text}]" if learned else text
+            examples[example] = examples.get(example, "") + shown
+        return "\n".join(examples.values())
+
+    def _runs(self, columns: list[str]) -> Iterator[tuple[tuple, pd.DataFrame]]:
+        """Yield neighbors that agree in these columns."""
+        values = self.table[columns]
+        number = (values != values.shift()).any(axis=1).cumsum()
+        for _, run in self.table.groupby(number, sort=False):
+            yield tuple(run[columns].iloc[0]), run
 
     def _repr_html_(self) -> str:
-        looks = {
-            True: "background:#b3d9f2;color:#000;border-bottom:3px solid #0072b2",
-            False: "background:#ececec;color:#555",
-        }
-        spans = [
-            f'<span style="{looks[learned]};margin:1px;padding:0 2px;white-space:pre">'
-            f"{html.escape(text).replace(chr(10), '⏎<br>')}</span>"
-            for text, learned in zip(self.tokens, self.supervised, strict=True)
-        ]
-        note = f"underlined: learned ({sum(self.supervised)} of {len(self.tokens)} tokens)"
-        return f'<div style="font-family:monospace;line-height:1.9">{"".join(spans)}</div>{note}'
+        blocks = []
+        packed = self.table["example"].nunique() > 1
+        for (example,), run in self._runs(["example"]):
+            filler = run["id"].nunique() == 1 and not run["supervised"].any()
+            name = "padding" if filler else f"example {example}"
+            head = f'<div style="{_CAPTION}">{name}</div>' if packed else ""
+            blocks.append(head + "".join(map(_token_html, run.itertuples())))
+        learned = self.table["supervised"].sum()
+        note = f"underlined: learned ({learned} of {len(self.table)} tokens); below: the ids"
+        return f'<div style="font-family:monospace">{"".join(blocks)}</div>{note}'
+
+
+_CAPTION = "border-top:1px dashed #888;margin-top:6px;font-size:80%"
+_TOKEN = "display:inline-block;margin:1px;padding:0 2px;text-align:center;vertical-align:top"
+_LEARNED = "background:#b3d9f2;color:#000;border-bottom:3px solid #0072b2"
+_READ = "background:#ececec;color:#555;border-bottom:3px solid #ececec"
+
+
+def _token_html(token) -> str:
+    look = _LEARNED if token.supervised else _READ
+    title = f"position {token.position}, id {token.id}, label {token.label}"
+    text = html.escape(token.text).replace("\n", "⏎").replace(" ", "&nbsp;") or "&nbsp;"
+    line = "<br>" if token.text.endswith("\n") else ""
+    return (
+        f'<span style="{_TOKEN};{look}" title="{title}">{text}'
+        f'<br><span style="font-size:65%">{token.id}</span></span>{line}'
+    )
 
 
 def mask_view(features: dict, tokenizer) -> MaskView:
     """What does the model see, and what does it learn? One row, token by token.
 
     Args:
-        features: a row with `input_ids` and `labels`; −100 marks what is not learned.
+        features: a row with `input_ids` and `labels`, packed or not; −100 marks what is not
+            learned.
         tokenizer: the one that made the ids.
     """
-    tokens = [tokenizer.decode([token]) for token in features["input_ids"]]
-    return MaskView(tokens, [label != -100 for label in features["labels"]])
+    ids, labels = features["input_ids"], features["labels"]
+    positions = features.get("position_ids") or range(len(ids))
+    table = pd.DataFrame({"position": positions, "id": ids})
+    table["text"] = [tokenizer.decode([token]) for token in ids]
+    table["label"] = labels
+    table["supervised"] = table["label"] != -100
+    table.insert(0, "example", (table["position"] == 0).cumsum())
+    return MaskView(table)
+
+
+def packing_picture(lengths: Sequence[int], bins: Sequence[Sequence[int]], capacity: int) -> Figure:
+    """Where is the padding, and who sees whom? Padded rows, packed rows, and attention in one.
+
+    Args:
+        lengths: of the examples, in tokens.
+        bins: which examples share a row, as `packing.best_fit` returns them.
+        capacity: tokens a packed row holds.
+    """
+    with plt.style.context(STYLE):
+        figure, (padded, packed, attention) = plt.subplots(1, 3, figsize=(13, 4))
+        longest = max(lengths)
+        _draw_rows(padded, [[index] for index in range(len(lengths))], lengths, longest)
+        _draw_rows(packed, bins, lengths, capacity)
+        waste = [
+            1 - sum(lengths) / (len(lengths) * longest),
+            1 - sum(lengths) / (len(bins) * capacity),
+        ]
+        padded.set_title(f"padded: {waste[0]:.0%} is padding")
+        packed.set_title(f"packed: {waste[1]:.0%} is padding")
+        owner = np.repeat(np.arange(len(bins[0])), [lengths[index] for index in bins[0]])
+        allowed = np.tril(owner[:, None] == owner[None, :])
+        attention.imshow(allowed, cmap="Blues", vmin=0, vmax=1.3, interpolation="nearest")
+        attention.set(title="first packed row: who sees whom", xlabel="token", ylabel="token")
+        attention.grid(False)
+        plt.close(figure)
+    return figure
+
+
+def _draw_rows(axes, rows: Sequence[Sequence[int]], lengths: Sequence[int], width: int) -> None:
+    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    for place, members in enumerate(rows):
+        start = 0
+        for index in members:
+            color = colors[index % len(colors)]
+            axes.barh(place, lengths[index], left=start, color=color, edgecolor="white")
+            middle = start + lengths[index] / 2
+            label = axes.text(middle, place, index + 1, ha="center", va="center", fontsize=8)
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+            start += lengths[index]
+        axes.barh(place, width - start, left=start, color="white", edgecolor="gray", hatch="///")
+    axes.invert_yaxis()
+    axes.set(xlabel="tokens", ylabel="row", yticks=[], xlim=(0, width))
+    axes.grid(False)
+
+
+def audit_chart(summary: pd.DataFrame, budget: pd.DataFrame) -> Figure:
+    """What is wrong with my data, and how much of it? Rows per problem, and what lengths cost.
+
+    Args:
+        summary: `code`, `rows`, `share` (0 to 1) and `mended`, as `Audit.summary` has them.
+        budget: `limit`, `cut`, `waste_in_batches` and `packed_fill`, as `Audit.budget` has them;
+            without rows, there is no second panel.
+    """
+    found = summary[summary["rows"] > 0].iloc[::-1]
+    with plt.style.context(STYLE):
+        width, panels = (13, 2) if len(budget) else (8, 1)
+        size = (width, max(4, 1.5 + 0.42 * len(found)))
+        figure, grid = plt.subplots(1, panels, figsize=size, squeeze=False)
+        axes = grid[0, 0]
+        names = found["code"].str.replace("_", " ")
+        rest = found["rows"] - found["mended"]
+        axes.barh(names, found["mended"], color="C2", hatch="//", label="the patch mends it")
+        axes.barh(names, rest, left=found["mended"], color="C0", label="for you to judge")
+        for place, (rows, share) in enumerate(zip(found["rows"], found["share"], strict=True)):
+            axes.text(rows, place, f" {rows:,} ({share:.1%})", va="center")
+        if found.empty:
+            axes.text(0.5, 0.5, "nothing found", ha="center", transform=axes.transAxes)
+        # One leaked row matters as much as a thousand repeated answers: it must be seen.
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set(xlabel="rows (log scale)", xlim=(0, 60 * max([*found["rows"], 1])))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(axis="y", visible=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2)
+        if len(budget):
+            _draw_budget(grid[0, 1], budget)
+        plt.close(figure)
+    return figure
+
+
+def _draw_budget(axes, budget: pd.DataFrame) -> None:
+    shares = {
+        "cut": ("rows cut", "o-"),
+        "waste_in_batches": ("padding, batches of 8", "s--"),
+        "packed_fill": ("packed rows filled", "^:"),
+    }
+    places = range(len(budget))
+    for column, (name, look) in shares.items():
+        axes.plot(places, budget[column], look, markersize=8, label=name)
+    axes.set(xlabel="length limit in tokens", ylim=(-0.03, 1.03))
+    axes.set_xticks(places, budget["limit"])
+    axes.set_yticks(np.linspace(0, 1, 6), [f"{tick:.0%}" for tick in np.linspace(0, 1, 6)])
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=11, columnspacing=1)

@@ -13,12 +13,10 @@ all; while training goes on it is called `NAME.partial`.
 
 import ctypes
 import dataclasses
-import hashlib
 import json
 import shutil
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -27,24 +25,32 @@ import pandas as pd
 import torch
 import transformers
 from datasets import Dataset
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from utilities import models, plots
 from utilities.config import ConfigPath, LabError, ModelName, StrictModel, command_line
+from utilities.dataprep import Prepared
+from utilities.folders import (
+    IfExists,
+    fingerprint_of,
+    is_in_the_way,
+    replace_folder,
+    versions,
+)
 from utilities.prompts import QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
-from utilities.sources import OnBadRows, Only, read_jsonl
+from utilities.sources import ConfigSource, Source, read_rows
 from utilities.tokenization import (
     IGNORE_INDEX,
     PaddingCollator,
+    Shorten,
     TokenizedExamples,
-    tokenize_examples,
+    tokenize_rows,
 )
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-IfExists = Literal["refuse", "reuse", "overwrite"]
 
 
 class TrainingError(LabError):
@@ -269,7 +275,7 @@ def train(
     Args:
         model: in float32, as `models.load` gives it.
         tokenizer: the model's own.
-        train_data: what `tokenize_examples` returned.
+        train_data: what `tokenize_rows` or `Prepared.examples` returned.
         output_dir: the run folder to make.
         prompt_format: how the prompts were made; saved with the model.
         choice: where the base model came from; recorded.
@@ -299,13 +305,17 @@ def train(
         "settings": settings,
         "prompt_format": prompt_format.model_dump(mode="json"),
         "data": {
-            name: {**data.counts, "fingerprint": _fingerprint(_ids_and_labels(data))}
+            name: {**data.counts, "fingerprint": fingerprint_of(_ids_and_labels(data))}
             for name, data in {"train": train_data, "validation": eval_data}.items()
             if data
         },
     }
     # Not of the reason for the choice, which may be worded anew each time.
-    record["fingerprint"] = _fingerprint({**record, "model": choice.name})
+    record["fingerprint"] = fingerprint_of({**record, "model": choice.name})
+    if is_in_the_way(output_dir, "run.json"):
+        raise TrainingError(
+            f"{output_dir} is there and is no run folder, so it stays; choose another output_dir"
+        )
     if output_dir.exists() and if_exists == "refuse":
         raise TrainingError(
             f"{output_dir} exists already; choose another output_dir, "
@@ -332,7 +342,7 @@ def train(
     _keep_freed_memory()
     start = time.monotonic()
     trainer.train()
-    record |= {"seconds": round(time.monotonic() - start, 1), "versions": _versions()}
+    record |= {"seconds": round(time.monotonic() - start, 1), "versions": versions()}
     # The Trainer leaves autocast wrapped around `forward`: the model would answer otherwise than
     # the saved one does.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -346,7 +356,7 @@ def train(
         prompt_format.save(partial)
         (partial / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         plots.loss_curve(Run.load(partial).history).savefig(partial / "loss.png")
-        _replace(partial, output_dir)
+        replace_folder(partial, output_dir)
     trainer.accelerator.wait_for_everyone()
     return Run.load(output_dir)
 
@@ -365,28 +375,8 @@ def _keep_freed_memory() -> None:
 
 def _ids_and_labels(data: TokenizedExamples) -> list[list[list[int]]]:
     """Return all that training sees of the data, for a fingerprint."""
-    return [list(data.features[column]) for column in ("input_ids", "labels")]
-
-
-def _fingerprint(data: Any) -> str:
-    """Return a short hash of anything that JSON can write."""
-    text = json.dumps(data, sort_keys=True, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _versions() -> dict[str, str]:
-    packages = ["finetuning-lab", "torch", "transformers", "datasets", "accelerate"]
-    return {"python": sys.version.split()[0], **{name: version(name) for name in packages}}
-
-
-def _replace(new: Path, place: Path) -> None:
-    """Move a folder to its place; an old one there goes last, so one is always whole."""
-    old = place.with_name(place.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+    columns = [c for c in ("input_ids", "labels", "position_ids") if c in data.features.features]
+    return [list(data.features[column]) for column in columns]
 
 
 # The fields that `train` sets itself; the config has a key of its own for each that matters.
@@ -413,33 +403,66 @@ ArgumentFields = create_model(
 
 
 class TrainingConfig(StrictModel):
-    """What `python -m utilities.training` reads; see `train` for the meaning of each key."""
+    """What `python -m utilities.training` reads; see `train` for keys not told here.
+
+    Attributes:
+        base_model: `auto`, a hub id, or a folder.
+        train: where the training rows are; see `sources.Source`.
+        validation: where the validation rows are; null leaves them out.
+        prepared: in place of both, a dataset that `utilities.dataprep` made, with its part
+            `validation` where it has one. Its prompt format counts.
+        prompt_format: how a row becomes text.
+        max_length: tokens a row may have, prompt, response and end together.
+        shorten: what a longer row loses; see `tokenization.Shorten`.
+        training_arguments: any field of the library's `TrainingArguments`.
+    """
 
     base_model: ModelName = "auto"
-    train_file: ConfigPath
-    validation_file: ConfigPath | None = None
-    on_bad_rows: OnBadRows = "stop"
-    only: Only | None = None
+    train: ConfigSource | None = None
+    validation: ConfigSource | None = None
+    prepared: ConfigPath | None = None
     prompt_format: ConfigPromptFormat = QUESTION_ANSWER
     max_length: int = Field(default=512, ge=3)
+    shorten: Shorten = "prompt_left"
     output_dir: ConfigPath
     if_exists: IfExists = "refuse"
     seed: int = Field(default=42, ge=0)
     precision: Precision = "auto"
     training_arguments: ArgumentFields = ArgumentFields()
 
+    @model_validator(mode="after")
+    def _one_kind_of_data(self) -> "TrainingConfig":
+        if (self.train is None) == (self.prepared is None) or (self.prepared and self.validation):
+            raise ValueError("give either `train` (and perhaps `validation`), or `prepared`")
+        return self
+
 
 def read_features(
-    path: Path, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
+    source: Source, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
 ) -> TokenizedExamples:
-    """Read a data file and tokenize it as the config says.
+    """Read a source and tokenize it as the config says.
 
     Raises:
-        DataError: see `sources.read_jsonl` and `tokenization.tokenize_examples`.
+        DataError: see `sources.read_rows` and `tokenization.tokenize_rows`.
     """
-    rows = read_jsonl(path, config.prompt_format.columns, config.on_bad_rows, config.only)
-    examples = [config.prompt_format.example(row) for row in rows]
-    return tokenize_examples(examples, tokenizer, config.max_length)
+    prompt_format = config.prompt_format.bind(tokenizer)
+    rows = read_rows(source, prompt_format)
+    return tokenize_rows(rows, prompt_format, tokenizer, config.max_length, config.shorten)
+
+
+def _read_data(
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[TokenizedExamples, TokenizedExamples | None, PromptFormat]:
+    if config.prepared:
+        prepared = Prepared.open(config.prepared)
+        prepared.check_tokenizer(tokenizer)
+        has_validation = "validation" in prepared.parts
+        eval_data = prepared.examples("validation") if has_validation else None
+        return prepared.examples(), eval_data, PromptFormat.load(config.prepared)
+    train_data = read_features(config.train, config, tokenizer)
+    validation = config.validation
+    eval_data = read_features(validation, config, tokenizer) if validation else None
+    return train_data, eval_data, config.prompt_format.bind(tokenizer)
 
 
 def run_training(config: TrainingConfig) -> Run:
@@ -450,16 +473,14 @@ def run_training(config: TrainingConfig) -> Run:
     """
     choice = models.choose(config.base_model)
     tokenizer = models.load_tokenizer(choice)
-    train_data = read_features(config.train_file, config, tokenizer)
-    eval_file = config.validation_file
-    eval_data = read_features(eval_file, config, tokenizer) if eval_file else None
+    train_data, eval_data, prompt_format = _read_data(config, tokenizer)
     model, tokenizer = models.load(choice)
     return train(
         model,
         tokenizer,
         train_data,
         config.output_dir,
-        prompt_format=config.prompt_format,
+        prompt_format=prompt_format,
         choice=choice,
         eval_data=eval_data,
         seed=config.seed,

@@ -1,0 +1,40 @@
+"""Folders of results: what they were made of, and how they appear whole or not at all."""
+
+import hashlib
+import json
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+IfExists = Literal["refuse", "reuse", "overwrite"]
+
+
+def fingerprint_of(data: Any) -> str:
+    """Return a short hash of anything that JSON can write."""
+    text = json.dumps(data, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    packages = ["finetuning-lab", "torch", "transformers", "datasets", "accelerate"]
+    return {"python": sys.version.split()[0], **{name: version(name) for name in packages}}
+
+
+def is_in_the_way(folder: Path, record: str) -> bool:
+    """Say whether something is there that is not a result: it lacks the `record`."""
+    if folder.is_dir():
+        return not (folder / record).is_file() and any(folder.iterdir())
+    return folder.exists()
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Move a folder to its place; an old one there goes last, so one is always whole."""
+    old = place.with_name(place.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
