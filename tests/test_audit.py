@@ -627,7 +627,7 @@ def test_lamini_docs_has_the_faults_that_are_known(lamini):
     assert summary.loc["repeated_response", "rows"] == 141
     assert audit.stock["rows"].tolist() == [39, 32, 15]
     assert audit.stock["share"][0] == pytest.approx(0.028, abs=0.0005)
-    assert "empty: question, answer" in found(audit, "empty")["detail"].tolist()
+    assert "in question, answer" in found(audit, "empty")["detail"].tolist()
     assert not codes(audit) & {"control_characters", "other_script", "phone", "secret", "very_long"}
 
 

@@ -207,7 +207,7 @@ def _fault(
     present = {column: values[column] for column in prompt_format.columns if column in values}
     empty = [column for column, value in present.items() if _is_blank(value)]
     if empty:
-        return "empty", f"empty: {', '.join(empty)}", True
+        return "empty", f"in {', '.join(empty)}", True
     unanswered = isinstance(prompt_format, ChatFormat) and prompt and not response
     return "empty" if unanswered else "unreadable", told, True
 

@@ -87,7 +87,8 @@ def length_histogram(lengths: dict[str, Sequence[int]], limit: int | None = None
     with plt.style.context(STYLE):
         figure, axes = plt.subplots()
         longest = max(max(values) for values in lengths.values())
-        bins = np.linspace(0, longest, min(longest, 40) + 1)
+        width = -(-longest // 40)  # whole numbers, or some bins would hold more lengths than others
+        bins = np.arange(0, longest + width + 1, width) - 0.5
         for (name, values), line in zip(lengths.items(), ["-", "--", ":", "-."], strict=False):
             axes.hist(values, bins, histtype="step", linewidth=2, linestyle=line, label=name)
         if limit:
@@ -186,7 +187,7 @@ def packing_picture(lengths: Sequence[int], bins: Sequence[Sequence[int]], capac
         capacity: tokens a packed row holds.
     """
     with plt.style.context(STYLE):
-        figure, (padded, packed, attention) = plt.subplots(1, 3, figsize=(13, 4))
+        figure, (padded, packed, attention) = plt.subplots(1, 3, figsize=(13, 5))
         longest = max(lengths)
         _draw_rows(padded, [[index] for index in range(len(lengths))], lengths, longest)
         _draw_rows(packed, bins, lengths, capacity)
@@ -199,7 +200,8 @@ def packing_picture(lengths: Sequence[int], bins: Sequence[Sequence[int]], capac
         owner = np.repeat(np.arange(len(bins[0])), [lengths[index] for index in bins[0]])
         allowed = np.tril(owner[:, None] == owner[None, :])
         attention.imshow(allowed, cmap="Blues", vmin=0, vmax=1.3, interpolation="nearest")
-        attention.set(title="first packed row: who sees whom", xlabel="token", ylabel="token")
+        attention.set_title("first row: who sees whom")
+        attention.set(xlabel="token that is seen", ylabel="token that looks")
         attention.grid(False)
         plt.close(figure)
     return figure
@@ -213,7 +215,7 @@ def _draw_rows(axes, rows: Sequence[Sequence[int]], lengths: Sequence[int], widt
             color = colors[index % len(colors)]
             axes.barh(place, lengths[index], left=start, color=color, edgecolor="white")
             middle = start + lengths[index] / 2
-            label = axes.text(middle, place, index + 1, ha="center", va="center", fontsize=8)
+            label = axes.text(middle, place, index + 1, ha="center", va="center", fontsize=12)
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
             start += lengths[index]
         axes.barh(place, width - start, left=start, color="white", edgecolor="gray", hatch="///")
@@ -268,4 +270,4 @@ def _draw_budget(axes, budget: pd.DataFrame) -> None:
     axes.set(xlabel="length limit in tokens", ylim=(-0.03, 1.03))
     axes.set_xticks(places, budget["limit"])
     axes.set_yticks(np.linspace(0, 1, 6), [f"{tick:.0%}" for tick in np.linspace(0, 1, 6)])
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=11, columnspacing=1)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, columnspacing=0.8)
