@@ -40,6 +40,7 @@ from utilities.folders import (
     replace_folder,
     versions,
 )
+from utilities.freezing import Freeze, freeze, trained_weights
 from utilities.prompts import QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
 from utilities.sources import ConfigSource, Source, read_rows
 from utilities.tokenization import (
@@ -266,9 +267,10 @@ def train(
     seed: int = 42,
     precision: Precision = "auto",
     if_exists: IfExists = "refuse",
+    frozen: Freeze | None = None,
     **arguments: Any,
 ) -> Run:
-    """Fine-tune all weights of a model and write a run folder.
+    """Fine-tune a model and write a run folder.
 
     The model is trained in place. Progress and the loss are shown while it runs.
 
@@ -286,11 +288,13 @@ def train(
         if_exists: what to do with a run folder that is there: `refuse`; `reuse` it when model,
             data and settings are the same, and train anew when they are not; or `overwrite` it.
             An old folder goes only once the new one is complete.
+        frozen: which weights stay as they are; None trains all.
         arguments: any other field of the library's `TrainingArguments`.
 
     Raises:
         TrainingError: the folder exists, the weights are not float32, the loss is not finite, or
             the library refuses a setting.
+        FreezingError: see `freezing.freeze`.
     """
     output_dir = Path(output_dir)
     if eval_data:
@@ -300,6 +304,8 @@ def train(
         "precision": resolve_precision(precision),
         "training_arguments": {**DEFAULT_ARGUMENTS, **arguments},
     }
+    if frozen:
+        settings["frozen"] = frozen.model_dump()
     record = {
         "model": choice.record(),
         "settings": settings,
@@ -327,6 +333,9 @@ def train(
             return run
     if any(weight.dtype != torch.float32 for weight in model.parameters()):
         raise TrainingError("the weights are not float32; load the model with dtype float32")
+    if frozen:
+        freeze(model, frozen)
+    record["weights"] = trained_weights(model).to_dict(orient="records")
 
     partial = output_dir.with_name(output_dir.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -414,6 +423,8 @@ class TrainingConfig(StrictModel):
         prompt_format: how a row becomes text.
         max_length: tokens a row may have, prompt, response and end together.
         shorten: what a longer row loses; see `tokenization.Shorten`.
+        method: `full` trains all weights, `freeze` leaves out those that `freeze` names.
+        freeze: see `freezing.Freeze`.
         training_arguments: any field of the library's `TrainingArguments`.
     """
 
@@ -428,12 +439,20 @@ class TrainingConfig(StrictModel):
     if_exists: IfExists = "refuse"
     seed: int = Field(default=42, ge=0)
     precision: Precision = "auto"
+    method: Literal["full", "freeze"] = "full"
+    freeze: Freeze | None = None
     training_arguments: ArgumentFields = ArgumentFields()
 
     @model_validator(mode="after")
     def _one_kind_of_data(self) -> "TrainingConfig":
         if (self.train is None) == (self.prepared is None) or (self.prepared and self.validation):
             raise ValueError("give either `train` (and perhaps `validation`), or `prepared`")
+        return self
+
+    @model_validator(mode="after")
+    def _method_and_its_block(self) -> "TrainingConfig":
+        if (self.method == "freeze") != (self.freeze is not None):
+            raise ValueError("`method: freeze` and the block `freeze` go together")
         return self
 
 
@@ -486,6 +505,7 @@ def run_training(config: TrainingConfig) -> Run:
         seed=config.seed,
         precision=config.precision,
         if_exists=config.if_exists,
+        frozen=config.freeze,
         **config.training_arguments.model_dump(exclude_unset=True),
     )
 
@@ -493,9 +513,11 @@ def run_training(config: TrainingConfig) -> Run:
 def _report(config: TrainingConfig) -> None:
     run = run_training(config)
     losses = run.history["loss"].dropna()
+    trained = run.record["weights"][-1]
     lines = [
         f"model:    {run.record['model']['name']}, because {run.record['model']['reason']}",
         *(f"{name + ':':<9} {counts}" for name, counts in run.record["data"].items()),
+        f"weights:  {trained['trained']:,} of {trained['weights']:,} trained",
         f"loss:     {losses.iloc[0]:.3f} → {losses.iloc[-1]:.3f} in {run.record['seconds']} s",
         f"wrote:    {run.folder}",
     ]
