@@ -74,7 +74,7 @@ def test_clean_rows_give_no_finding_and_no_patch():
         ("empty", "question", " \n", "drop"),
         ("empty", "answer", "", "drop"),
         ("empty", "answer", None, "drop"),
-        ("unreadable", "answer", 7, "drop"),
+        ("unreadable", "answer", 7, ""),
         ("refusal", "answer", "Well, SORRY, but that is beyond what I can tell.", ""),
         (
             "template_in_text",
@@ -237,7 +237,6 @@ PLANTS = [
     {"question": "What is an epoch?", "answer": "One pass over the rows."},
     {"question": "what is an EPOCH", "answer": "One pass over the rows."},
     {"question": "### Question:\n\n### Answer:", "answer": "What?"},
-    {"question": 5, "answer": "x"},
     {"answer": "no question"},
 ]
 

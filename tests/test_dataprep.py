@@ -11,9 +11,9 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from tests.conftest import ROOT, ROWS, run_module
-from utilities.dataprep import DataprepConfig, Prepared, prepare, summary
+from utilities.dataprep import DataprepConfig, Prepared, Split, _parts, prepare, summary
 from utilities.models import load_tokenizer
-from utilities.prompts import QUESTION_ANSWER, PromptFormat
+from utilities.prompts import QUESTION_ANSWER, PromptFormat, get_format
 from utilities.readers import DataError
 from utilities.sources import read_rows
 from utilities.tokenization import IGNORE_INDEX, tokenize_rows
@@ -155,6 +155,76 @@ def test_a_folder_that_is_something_else_is_never_touched(config, tmp_path, if_e
     with pytest.raises(DataError, match="is no prepared dataset, so it stays"):
         prepare(config(if_exists=if_exists))
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_backups_beside_the_target_are_never_touched(config, tmp_path):
+    for name in ("out.old", "out.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match=r"out.partial holds thesis.txt, so it stays"):
+        prepare(config())
+    (tmp_path / "out.partial").rename(tmp_path / "elsewhere")
+    prepare(config())
+    prepare(config(if_exists="overwrite"))
+    assert (tmp_path / "out.old" / "thesis.txt").is_file()
+    assert sorted(path.name for path in tmp_path.glob("*out*")) == ["out", "out.old"]
+
+
+CHATS = [
+    {
+        "messages": [
+            {"role": "system", "content": "You are a kind and patient helper of all who ask you."},
+            {"role": "user", "content": f"question {n % 20}"},
+            {"role": "assistant", "content": f"answer {n}"},
+        ]
+    }
+    for n in range(40)
+]
+ALPACAS = [
+    {"instruction": "Summarize.", "input": " ".join(f"w{n}{k}" for k in range(6)), "output": "s"}
+    for n in range(40)
+]
+
+
+@pytest.mark.parametrize(("name", "rows", "groups"), [("chat", CHATS, 20), ("alpaca", ALPACAS, 40)])
+def test_a_split_compares_what_is_asked(config, tmp_path, name, rows, groups):
+    """Not the answers, nor a system prompt or an instruction that all rows share."""
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = Split(sizes={"test": 0.3})
+    prompt_format = get_format(name)
+    parts = _parts(config(source=str(path), prompt_format=name, split=split), prompt_format)
+    asked: dict[str, set] = {"train": set(), "test": set()}
+    for row, part in zip(rows, parts, strict=True):
+        asked[part].add(prompt_format.asked(row))
+    assert not asked["train"] & asked["test"]
+    assert len(asked["train"]) + len(asked["test"]) == groups
+    assert 3 <= len(asked["test"]) <= 20
+
+
+def test_a_source_that_changes_between_its_two_readings_is_told(config, many_rows, monkeypatch):
+    from utilities import dataprep
+
+    parts = dataprep._parts
+
+    def change_after_the_first_reading(*arguments):
+        found = parts(*arguments)
+        many_rows.write_text(many_rows.read_text() + json.dumps(ROWS[0]) + "\n")
+        return found
+
+    monkeypatch.setattr(dataprep, "_parts", change_after_the_first_reading)
+    with pytest.raises(DataError, match="was changed while it was read"):
+        prepare(config(split={"sizes": {"test": 0.3}}))
+
+
+def test_a_damaged_dataset_is_told(config):
+    prepared = prepare(config())
+    next(prepared.folder.glob("*.arrow")).unlink()
+    with pytest.raises(DataError, match="is damaged; prepare it anew"):
+        prepared.examples()
+    (prepared.folder / "dataprep.json").write_text("[]")
+    with pytest.raises(DataError, match="is no prepared dataset"):
+        Prepared.open(prepared.folder)
 
 
 def test_a_failed_run_leaves_what_was_there(config, many_rows, tmp_path):
@@ -299,6 +369,12 @@ def test_all_rows_dropped_in_one_shard_is_no_error(config, many_rows, tmp_path):
         ({"writer": {"method": "push_to_hub", "kwargs": {"dataset_path": "x"}}}, "needs repo_id"),
         ({"shorten": "prompt"}, "prompt_left"),
         ({"split": {"sizes": {}}}, "at least 1 item"),
+        ({"split": {"sizes": {"test-a": 0.1}}}, "match pattern"),
+        ({"split": {"sizes": {"train": 0.1}}}, "train is what the others leave"),
+        ({"split": {"sizes": {"test": float("inf")}}}, "has the size inf"),
+        ({"split": {"sizes": {"a": 0.5, "b": 0.5}}}, "leave nothing to train on"),
+        ({"writer": {"kwargs": {"dataset_path": "s3://bucket/x"}}}, "a folder on this machine"),
+        ({"writer": {"kwargs": {"dataset_path": None}}}, "a folder on this machine"),
     ],
 )
 def test_settings_that_cannot_work_are_told_at_once(config, fields, told):

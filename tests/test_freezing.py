@@ -118,6 +118,6 @@ def test_in_a_config(tmp_path, model_folder, data_file):
     path.write_text(text)
     with pytest.raises(ConfigError, match="`method: freeze` and the block `freeze` go together"):
         load_config(path, TrainingConfig)
-    path.write_text(text + "freeze: {groups: [atention]}\n")
+    path.write_text(text + "freeze: {groups: [attn]}\n")
     with pytest.raises(ConfigError, match="attention"):
         load_config(path, TrainingConfig)

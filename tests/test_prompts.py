@@ -203,6 +203,10 @@ def test_chats_that_cannot_work(tokenizer, chat_tokenizer):
         ([{"role": "user", "content": "\ud83d"}], "found half of a character"),
         ([{"role": "user", "content": "?"}], "holds no answer"),
         ([{"role": "assistant", "content": " "}], "'content' is empty"),
+        ([{"role": "assistant", "content": "Hi."}], "begins with an answer"),
+        ([{"role": 1, "content": "?"}], "unknown role 1"),
+        ([{"role": "Assistant", "content": "?"}], "did you mean 'assistant'"),
+        ([{"role": "user", "content": "?", "tool_calls": [1]}], "would lose"),
     ],
 )
 def test_messages_that_do_not_fit_are_told(messages, told):
@@ -252,7 +256,8 @@ def test_what_is_wrong_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "template", ["no column", "{}", "{0}", "{a b}", "{open", (), ("{b}", "{a}")]
+    "template",
+    ["no column", "{}", "{0}", "{a b}", "{open", "{a:d}", "{a!r}", "{a:.3}", (), ("{b}", "{a}")],
 )
 def test_templates_that_cannot_work(template):
     with pytest.raises(ValueError):

@@ -114,6 +114,10 @@ def test_splits_of_a_json_object(tmp_path):
         ("a.parquet", b"PAR1 not really", "not a valid parquet file"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
         ("a.docx", b"", "cannot tell its format from its name"),
+        ("a.jsonl.zip", b"", "cannot tell its format from its name"),
+        ("a.jsonl.xz", b"no xz", "cannot be read"),
+        ("a.json", b'{"a": 1}\n{"a": 2}\n', "say `format: jsonl`"),
+        ("a.json", b"[" * 100_000, "not valid JSON"),
     ],
 )
 def test_files_that_cannot_be_read_at_all(tmp_path, name, content, told):
@@ -146,6 +150,20 @@ def test_faults_of_single_rows_do_not_end_the_reading(tmp_path, name, content, p
     bad = [row for row in read_files(path) if row.fault]
     assert bad == [RawRow(f"{path}, {place}", {}, bad[0].fault)]
     assert told in bad[0].fault
+
+
+def test_options_that_a_format_has_no_use_for_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": "b"}\n')
+    for options in ({"split": "train"}, {"delimiter": ";"}):
+        with pytest.raises(DataError, match="`split:` is for JSON files, `delimiter:` for CSV"):
+            list(read_files(tmp_path / "a.jsonl", **options))
+    with pytest.raises(DataError, match="unknown format 'xlsx'; valid: jsonl, json"):
+        list(read_files(tmp_path / "a.jsonl", format="xlsx"))
+
+
+def test_empty_lines_before_the_header_do_not_matter(tmp_path):
+    (tmp_path / "a.csv").write_text("\n\na,b\n1,2\n")
+    assert values(read_files(tmp_path / "a.csv")) == [{"a": "1", "b": "2"}]
 
 
 def test_missing_files_are_told_with_the_nearest_name(tmp_path):

@@ -234,6 +234,11 @@ def test_a_patch_drops_and_replaces_exactly_its_rows(tmp_path):
     [
         ({"row": 1, "sha256": "0" * 16, "action": "drop"}, "is not the row that"),
         ({"row": 9, "sha256": "0" * 16, "action": "drop"}, "corrects row 9"),
+        ({"row": 1, "sha256": row_hash(GOOD), "action": "replace"}, "must give new `values`"),
+        (
+            {"row": 1, "sha256": row_hash(GOOD), "action": "replace", "values": {"answr": "x"}},
+            "must give new `values`",
+        ),
         ({"row": 1, "sha256": "0", "action": "delete"}, "line 1: no correction"),
         ("nonsense", "line 1: no correction"),
     ],
@@ -281,6 +286,9 @@ def test_in_a_config_paths_start_at_its_folder_and_a_path_alone_will_do(tmp_path
     [
         ("{kwargs: {pth: x}}", "unknown key 'pth', did you mean 'path'?"),
         ("{kwargs: {split: x}}", "files needs the key 'path'"),
+        ("{kwargs: {path: null}}", "path must be text, found None"),
+        ("{kwargs: {path: []}}", "path must be text, found []"),
+        ("{kwargs: {path: x, delimiter: ';;'}}", "delimiter must be one character"),
         (
             "{method: load_from_disk, kwargs: {path: x}}",
             "unknown key 'path'. load_from_disk takes dataset_path, split",

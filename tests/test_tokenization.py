@@ -164,6 +164,19 @@ def test_shortening_keeps_its_promises(tokenizer, prompt, response, max_length, 
         assert data.counts["prompt_shortened"] == (len(ids) > max_length)
 
 
+@pytest.mark.parametrize("shorten", ["prompt_left", "prompt_right"])
+@pytest.mark.parametrize("max_length", range(12, 60, 4))
+def test_a_cut_conversation_never_teaches_half_an_answer(tokenizer, shorten, max_length):
+    example = {"prompt": ["Hi? ", " More? "], "response": ["A first answer. END", "The last."]}
+    try:
+        (row,) = tokenize_examples([example], tokenizer, max_length, shorten).features
+    except DataError:
+        return
+    learned = tokenizer.decode([label for label in row["labels"] if label != IGNORE_INDEX])
+    assert learned in ("A first answer. ENDThe last.<|endoftext|>", "The last.<|endoftext|>")
+    assert len(row["input_ids"]) <= max_length
+
+
 def test_a_cut_response_has_no_end(tokenizer):
     example = {"prompt": "p", "response": "one two three four five six"}
     data = tokenize_examples([example], tokenizer, 6, "response_right")

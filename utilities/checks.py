@@ -18,9 +18,9 @@ from utilities.sources import (
     Source,
     ToFormat,
     columns_for,
+    raw_hash,
     raw_rows,
     read_patch,
-    row_hash,
     wanted_values,
 )
 from utilities.splitting import near_duplicate_pairs
@@ -137,12 +137,12 @@ def read_for_checks(
     if not readable:
         first = f"; the first: {raws[0].place}: {raws[0].fault}" if raws else ""
         raise DataError(f"{name}: no row can be read ({len(raws)} found{first})")
-    found = dict.fromkeys(column for values in readable[:100] for column in values)
+    found = dict.fromkeys(column for values in readable for column in values)
     to_format = columns_for(prompt_format, list(found), settings.columns, name)
     wanted = wanted_values(settings.only)
     frames = template_frames(prompt_format)
     rows = [
-        _row(number, raw, row_hash(originals[number - 1].values), prompt_format, to_format, frames)
+        _row(number, raw, raw_hash(originals[number - 1]), prompt_format, to_format, frames)
         for number, raw in zip(numbers, raws, strict=True)
         if raw.fault or all(str(raw.values.get(c)) in values for c, values in wanted.items())
     ][: settings.limit]
@@ -209,7 +209,9 @@ def _fault(
     if empty:
         return "empty", f"in {', '.join(empty)}", True
     unanswered = isinstance(prompt_format, ChatFormat) and prompt and not response
-    return "empty" if unanswered else "unreadable", told, True
+    lacks = any(column not in values for column in prompt_format.columns)
+    # What is there but of another kind, a number say, may be an answer: that is for people.
+    return ("empty", told, True) if unanswered else ("unreadable", told, lacks)
 
 
 def comparable_rows(rows: Sequence[Row]) -> list[Row]:

@@ -219,4 +219,7 @@ def report_errors(work: Callable[[], None]) -> int:
     except LabError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
     return 0

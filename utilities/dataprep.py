@@ -11,6 +11,7 @@ source, prompt format, tokenizer and settings, and nothing that was made of othe
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from collections import Counter, deque
@@ -20,7 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import datasets
 import pyarrow as pa
@@ -48,7 +49,7 @@ from utilities.packing import pack, pad
 from utilities.prompts import QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
 from utilities.readers import DataError
 from utilities.sources import ConfigSource, stream_rows
-from utilities.splitting import assign_parts, join_groups
+from utilities.splitting import assign_parts, check_sizes, join_groups
 from utilities.tokenization import (
     NothingToLearn,
     Shorten,
@@ -74,11 +75,20 @@ class Split(StrictModel):
         seed: another seed gives another split.
     """
 
-    sizes: dict[str, float] = Field(min_length=1)
+    sizes: dict[Annotated[str, Field(pattern=r"^\w+$")], float] = Field(min_length=1)
     group_by: tuple[str, ...] = ()
     near_duplicates: float | None = Field(default=0.8, gt=0, le=1)
     stratify_by: str | None = None
     seed: int = Field(default=42, ge=0)
+
+    @field_validator("sizes")
+    @classmethod
+    def _can_be_met(cls, sizes: dict[str, float]) -> dict[str, float]:
+        try:
+            check_sizes(sizes)
+        except DataError as error:  # pydantic collects ValueErrors beside the other faults
+            raise ValueError(str(error)) from None
+        return sizes
 
 
 WRITERS = {
@@ -112,7 +122,10 @@ class Writer(StrictModel):
                 raise ValueError(f"unknown key {key!r}{nearest(key, needed | optional)}")
         if missing := needed - set(kwargs):
             raise ValueError(f"{info.data['method']} needs {' and '.join(sorted(missing))}")
-        return {**kwargs, "dataset_path": str(from_file(Path(kwargs["dataset_path"]), info))}
+        path = kwargs["dataset_path"]
+        if not isinstance(path, str) or not path or "://" in path:
+            raise ValueError(f"dataset_path must be a folder on this machine, found {path!r}")
+        return {**kwargs, "dataset_path": str(from_file(Path(path), info))}
 
 
 class DataprepConfig(StrictModel):
@@ -178,8 +191,11 @@ class Prepared:
         """
         try:
             record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            complete = {"fingerprint", "counts", "tokenizer", "format", "model"} <= set(record)
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{folder} is no prepared dataset: {error}") from None
+        if not complete:
+            raise DataError(f"{folder} is no prepared dataset: its {RECORD} is damaged")
         return cls(Path(folder), record)
 
     @property
@@ -195,12 +211,15 @@ class Prepared:
         """
         if part not in self.parts:
             raise DataError(f"{self.folder} has no part {part!r}{nearest(part, self.parts)}")
-        if self.record["format"] == "parquet":
-            files = sorted(map(str, self.folder.glob(f"{part}-*.parquet")))
-            features = datasets.Dataset.from_parquet(files, split=part)
-        else:
-            loaded = datasets.load_from_disk(str(self.folder))
-            features = loaded[part] if isinstance(loaded, dict) else loaded
+        try:
+            if self.record["format"] == "parquet":
+                files = sorted(map(str, self.folder.glob(f"{part}-*.parquet")))
+                features = datasets.Dataset.from_parquet(files, split=part)
+            else:
+                loaded = datasets.load_from_disk(str(self.folder))
+                features = loaded[part] if isinstance(loaded, dict) else loaded
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.folder} is damaged; prepare it anew: {error}") from None
         return TokenizedExamples(features, self.record["counts"]["parts"][part])
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -242,17 +261,17 @@ def prepare(config: DataprepConfig, progress: bool = False) -> Prepared:
     same = {**record, "source": sources.fingerprint(config.source), "model": choice.name}
     record["fingerprint"] = fingerprint_of(same)
     folder = Path(kwargs["dataset_path"])
-    prepared = _existing(folder, record["fingerprint"], config.if_exists)
-    if prepared is None:
-        try:
+    try:
+        prepared = _existing(folder, record["fingerprint"], config.if_exists)
+        if prepared is None:
             prepared = _make(config, folder, record, tokenizer, prompt_format, progress)
-        except OSError as error:
-            raise DataError(f"cannot write {folder}: {error}") from None
-        except BrokenProcessPool:
-            raise DataError(
-                "a worker process was killed, perhaps for want of memory; lower rows_per_shard or "
-                "num_proc and run it again, it goes on where it was"
-            ) from None
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error}") from None
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process was killed, perhaps for want of memory; lower rows_per_shard or "
+            "num_proc and run it again, it goes on where it was"
+        ) from None
     if method == "push_to_hub":
         _push(prepared, **kwargs)
     return prepared
@@ -285,14 +304,20 @@ def _make(
 ) -> Prepared:
     partial = folder.with_name(folder.name + ".partial")
     shards = partial / f"shards-{record['fingerprint']}"
-    if partial.exists() and not shards.exists():
-        shutil.rmtree(partial)  # of another source or other settings
+    if partial.exists():
+        others = [
+            f.name for f in partial.iterdir() if not re.fullmatch("shards-.*|dataset", f.name)
+        ]
+        if others:
+            raise DataError(f"{partial} holds {others[0]}, so it stays; move it out of the way")
+        if not shards.exists():
+            shutil.rmtree(partial)  # of another source or other settings
     shards.mkdir(parents=True, exist_ok=True)
     read = Counter()
     rows = stream_rows(config.source, prompt_format, read)
     parts = _parts(config, prompt_format) if config.split else repeat("train")
     make = ShardMaker(config, tokenizer, prompt_format, shards)
-    counts = _run_shards(make, zip(rows, parts, strict=False), config, progress)
+    counts = _run_shards(make, _with_parts(rows, parts, bool(config.split)), config, progress)
     names = ["train", *(config.split.sizes if config.split else ())]
     counts = {name: dict(counts.get(name, {})) for name in names}
     if empty := [name for name in names if not counts[name].get("kept")]:
@@ -311,13 +336,21 @@ def _make(
     return Prepared(folder, record)
 
 
+def _with_parts(
+    rows: Iterator[dict[str, Any]], parts: Iterable[str], as_many: bool
+) -> Iterator[tuple[dict[str, Any], str]]:
+    try:
+        yield from zip(rows, parts, strict=as_many)
+    except ValueError:
+        raise DataError("the source was changed while it was read; run it again") from None
+
+
 def _parts(config: DataprepConfig, prompt_format: PromptFormat) -> list[str]:
     """Read the source once to say which part each row belongs to."""
     split = config.split
-    asked = prompt_format.prompt_columns or prompt_format.columns
     keys, texts, strata = [], [], []
     for row in stream_rows(config.source, prompt_format):
-        text = "\n".join(str(row[column]) for column in asked)
+        text = prompt_format.asked(row)
         try:
             keys.append("\n".join(str(row[column]) for column in split.group_by) or text)
             strata.append(str(row[split.stratify_by]) if split.stratify_by else "")

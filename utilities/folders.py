@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +33,8 @@ def is_in_the_way(folder: Path, record: str) -> bool:
 
 def replace_folder(new: Path, place: Path) -> None:
     """Move a folder to its place; an old one there goes last, so one is always whole."""
-    old = place.with_name(place.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)) / "old"
     if place.exists():
         place.rename(old)
     new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old.parent, ignore_errors=True)

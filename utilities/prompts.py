@@ -84,6 +84,11 @@ class PromptFormat(StrictModel):
             PromptError: the row lacks a column.
         """
 
+    def asked(self, row: Mapping[str, Any]) -> str:
+        """Return what a row asks, without the format's own words; a split compares rows by it."""
+        names = [*self.prompt_columns, *self.optional_columns] or self.columns
+        return "\n".join(str(row[name]) for name in names if row.get(name))
+
     def reference(self, row: Mapping[str, Any]) -> str:
         """Return the answer of a row, as a right answer to its prompt would read."""
         response = self.example(row)["response"]
@@ -175,6 +180,8 @@ class TemplateFormat(PromptFormat):
                 columns = _columns(text)
             except ValueError as error:
                 raise ValueError(f"{error}; write {{{{ and }}}} for braces in the text") from None
+            if any(spec or change for _, _, spec, change in string.Formatter().parse(text)):
+                raise ValueError("a column stands alone in its braces, without `:` or `!`")
             if not columns or not all(column.isidentifier() for column in columns):
                 raise ValueError("expected at least one {column} to fill in, each a plain name")
             if lacking := set(_columns(templates[-1])) - set(columns):
@@ -280,6 +287,9 @@ class ChatText(str):
         return (self.pieces,)
 
 
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
 class ChatFormat(PromptFormat):
     """The chat template of a tokenizer; of a conversation only the assistant's turns are learned.
 
@@ -346,13 +356,25 @@ class ChatFormat(PromptFormat):
             told = f"message {number} of 'messages'"
             if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
                 return f"{told} must have 'role' and 'content', found {message!r:.80}"
+            if message["role"] not in ROLES:
+                near = nearest(str(message["role"]), ROLES)
+                return f"{told}: unknown role {message['role']!r}{near} Valid: {', '.join(ROLES)}"
+            if message.get("tool_calls"):
+                return f"{told} has 'tool_calls', which this format would lose"
             if not isinstance(message["content"], str) or _not_text(message["content"]):
                 return f"{told}: 'content' must be text, found {_not_text(message['content'])}"
             if message["role"] == "assistant" and not message["content"].strip():
                 return f"{told}: the assistant's 'content' is empty"
-        if all(message["role"] != "assistant" for message in messages):
+        roles = [message["role"] for message in messages if message["role"] != "system"]
+        if "assistant" not in roles:
             return "'messages' holds no answer: no message has the role 'assistant'"
+        if roles[0] == "assistant":
+            return "'messages' begins with an answer: nothing was asked"
         return None
+
+    def asked(self, row: Mapping[str, Any]) -> str:
+        """Return what the user says in a conversation."""
+        return "\n".join(m["content"] for m in row["messages"] if m["role"] == "user")
 
     def prompt(self, row: Mapping[str, Any]) -> ChatText:
         """Return the conversation up to its last answer, or all of it when it ends unanswered."""

@@ -5,10 +5,10 @@ with it later can be told where it stands. A fault in one row does not end the r
 leaves nothing to read does, as a `DataError`.
 """
 
-import contextlib
 import csv
 import glob
 import json
+import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -56,11 +56,16 @@ def read_files(
     """
     options = {"split": split, "delimiter": delimiter}
     for name in find_files(path):
-        read = READERS[format or _format_of(name)]
+        form = format or _format_of(name)
+        if form not in READERS:
+            raise DataError(f"{name}: unknown format {form!r}; valid: {', '.join(READERS)}")
+        if (split is not None and form != "json") or (delimiter and form not in {"csv", "tsv"}):
+            raise DataError(f"{name}: `split:` is for JSON files, `delimiter:` for CSV files")
+        read = READERS[form]
         try:
             with _open(name) as file:
                 yield from read(file, name, **options)
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(f"{name}: cannot be read: {error}") from None
 
 
@@ -119,7 +124,7 @@ def _open(name: str) -> IO[bytes]:
 
 def _format_of(name: str) -> str:
     suffixes = [suffix.lstrip(".").lower() for suffix in Path(name).suffixes]
-    if suffixes and suffixes[-1] in {"gz", "bz2", "xz", "zst", "zip"}:
+    if suffixes and suffixes[-1] in {"gz", "bz2", "xz", "zst"}:
         suffixes.pop()
     suffix = suffixes[-1] if suffixes else ""
     suffix = {"ndjson": "jsonl"}.get(suffix, suffix)
@@ -144,11 +149,14 @@ def _jsonl(file: IO[bytes], name: str, **_: Any) -> Iterator[RawRow]:
     for number, (line, fault) in enumerate(_lines(file), 1):
         row = None
         if not fault:
-            with contextlib.suppress(ValueError):
+            why = ""
+            try:
                 row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                why = f" ({error})"
             if not isinstance(row, dict):
                 found = repr(line.strip()[:80]) if line.strip() else "an empty line"
-                fault = f"expected one JSON object, found {found}"
+                fault = f"expected one JSON object, found {found}{why if line.strip() else ''}"
         yield RawRow(f"{name}, line {number}", {} if fault else row, fault)
 
 
@@ -157,8 +165,9 @@ def _json(file: IO[bytes], name: str, split: str | None, **_: Any) -> Iterator[R
         content = json.loads(file.read().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from None
-    except ValueError as error:
-        raise DataError(f"{name}: not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        hint = "; if each line is an object, say `format: jsonl`" if "Extra" in str(error) else ""
+        raise DataError(f"{name}: not valid JSON: {error}{hint}") from None
     if isinstance(content, dict):
         splits = [key for key, value in content.items() if isinstance(value, list)]
         split = choose_split(name, splits, split)
@@ -182,6 +191,7 @@ def choose_split(name: str, splits: Sequence[str], asked: str | None) -> str:
         DataError: the one asked for is not there, or none was asked for and there is a choice.
     """
     there = ", ".join(map(repr, splits)) or "none"
+    asked = str(asked) if asked is not None else None
     if asked is not None and asked not in splits:
         raise DataError(f"{name} has no split {asked!r}{nearest(asked, splits)} It has: {there}")
     if asked is None and len(splits) != 1:
@@ -211,10 +221,10 @@ def _csv(file: IO[bytes], name: str, delimiter: str | None, **_: Any) -> Iterato
             return
         except csv.Error as error:
             raise DataError(f"{name}, line {start}: not valid CSV: {error}") from None
+        if not fields:
+            continue  # an empty line
         if header is None:
             header = _header(fields, name)
-        elif not fields:
-            continue  # an empty line
         elif len(fields) != len(header):
             fault = f"expected {len(header)} fields ({', '.join(header)}), found {len(fields)}"
             yield RawRow(f"{name}, line {start}", {}, fault)
@@ -245,7 +255,7 @@ def _parquet(file: IO[bytes], name: str, **_: Any) -> Iterator[RawRow]:
         batches = parquet.ParquetFile(file).iter_batches(batch_size=1_000)
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from numbered(rows, name)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
         raise DataError(f"{name}: not a valid parquet file: {error}") from None
 
 

@@ -84,6 +84,12 @@ class Source(StrictModel):
             raise ValueError(f"unknown key {unknown[0]!r}{nearest(unknown[0], valid)} {takes}")
         if needed not in kwargs:
             raise ValueError(f"{info.data['method']} needs the key {needed!r}")
+        places = kwargs[needed] if isinstance(kwargs[needed], list) else [kwargs[needed]]
+        if not places or not all(isinstance(p, str | Path) and str(p) for p in places):
+            raise ValueError(f"{needed} must be text, found {kwargs[needed]!r}")
+        mark = kwargs.get("delimiter")
+        if mark is not None and (not isinstance(mark, str) or len(mark) != 1 or mark in "\r\n"):
+            raise ValueError(f"delimiter must be one character, found {mark!r}")
         return {**kwargs, needed: _from_config_folder(kwargs[needed], info)}
 
 
@@ -371,12 +377,17 @@ def row_hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def raw_hash(row: RawRow) -> str:
+    """Return the hash by which a patch knows a row, also one that cannot be read."""
+    return row_hash({"": row.fault} if row.fault else row.values)
+
+
 class PatchEntry(StrictModel):
     """One correction: a line of a patch file.
 
     Attributes:
         row: which row of the source, counted from 1 over all its files.
-        sha256: `row_hash` of the row as it was, so that a patch never meets another row.
+        sha256: `raw_hash` of the row as it was, so that a patch never meets another row.
         action: `drop` the row, or `replace` columns of it.
         values: the new columns, for `replace`.
         reason: why, for people.
@@ -390,16 +401,25 @@ class PatchEntry(StrictModel):
 
 
 def _patched(rows: Iterable[RawRow], patch: Path) -> Iterator[RawRow]:
-    entries = {entry.row: entry for entry in read_patch(patch)}
+    entries: dict[int, PatchEntry] = {}
+    for entry in read_patch(patch):
+        if entry.row in entries:
+            raise DataError(f"{patch} corrects row {entry.row} twice")
+        entries[entry.row] = entry
     for number, row in enumerate(rows, 1):
         entry = entries.pop(number, None)
-        if entry and entry.sha256 != row_hash(row.values):
+        if entry and entry.sha256 != raw_hash(row):
             raise DataError(
                 f"{row.place} is not the row that {patch} was made for; run the audit again"
             )
         if entry is None:
             yield row
         elif entry.action == "replace":
+            if not entry.values or set(entry.values) - set(row.values):
+                raise DataError(
+                    f"{patch}: the correction of row {number} must give new `values` of its "
+                    f"columns {', '.join(map(repr, row.values))}, found {entry.values}"
+                )
             yield RawRow(row.place, {**row.values, **entry.values})
     if entries:
         raise DataError(f"{patch} corrects row {min(entries)}, which the source does not have")
@@ -446,7 +466,7 @@ def fingerprint(source: Source) -> str:
 
 
 def _files_of(source: Source) -> list[str]:
-    patch = [str(source.patch)] if source.patch else []
+    patch = find_files(source.patch) if source.patch else []
     if source.method == "files":
         return find_files(source.kwargs["path"]) + patch
     if source.method == "load_from_disk":

@@ -63,14 +63,7 @@ def assign_parts(
     met as nearly as whole groups allow, by filling up in the order of the hashes: new rows can
     then push out as many old ones as come in, and no more.
     """
-    for name, size in sizes.items():
-        if name == "train" or not (0 < size < 1 or (size >= 1 and size == int(size))):
-            raise DataError(
-                f"the part {name!r} has the size {size}; expected a share between 0 and 1, or a "
-                "whole number of rows, and train is what the others leave"
-            )
-    if sum(size for size in sizes.values() if size < 1) >= 1:
-        raise DataError(f"the shares {dict(sizes)} leave nothing to train on")
+    check_sizes(sizes)
     places = {key: _place(key, seed) for key in set(keys)}
     if strata is None and all(size < 1 for size in sizes.values()):
         part_of = {key: _by_threshold(place, sizes) for key, place in places.items()}
@@ -84,6 +77,19 @@ def assign_parts(
             f"({len(keys)} rows in {len(places)} groups); change the sizes or bring more rows"
         )
     return parts
+
+
+def check_sizes(sizes: Mapping[str, float]) -> None:
+    """Raise a DataError when no split can have these sizes."""
+    for name, size in sizes.items():
+        whole = 1 <= size < float("inf") and size == int(size)
+        if name == "train" or not (0 < size < 1 or whole):
+            raise DataError(
+                f"the part {name!r} has the size {size}; expected a share between 0 and 1, or a "
+                "whole number of rows, and train is what the others leave"
+            )
+    if sum(size for size in sizes.values() if size < 1) >= 1:
+        raise DataError(f"the shares {dict(sizes)} leave nothing to train on")
 
 
 def _place(key: str, seed: int) -> float:

@@ -30,7 +30,8 @@ Shorten = Literal["prompt_left", "prompt_right", "contexts_first", "response_rig
 
 `prompt_left` and `prompt_right` cut that side of the prompt. `contexts_first` leaves out whole
 contexts, the last one first, and then cuts as `prompt_left`. `drop` leaves out the row. None of
-them touches the response; of a conversation, all before the last answer counts as prompt.
+them touches the response. `prompt_right` takes the line that announces the answer too. Of a
+conversation, all before the last answer counts as prompt, and is cut at the left in either case.
 `response_right` cuts the response's end, and then no end-of-text token follows: the model must not
 learn to stop there. Long plain text (format `text`) has no prompt, so only that one shortens it.
 """
@@ -304,12 +305,15 @@ def _shorten(
     lead = len(first) if ids[: len(first)] == first else 0
     if shorten in ("drop", "response_right") or room < lead + 1:
         return None, "dropped_too_long"
-    if shorten == "prompt_left":
-        kept = chain(range(lead), range(before - room + lead, len(ids)))
-    else:
-        kept = chain(range(room), range(before, len(ids)))
-    chosen = list(kept)
-    return ([ids[i] for i in chosen], [labels[i] for i in chosen]), "prompt_shortened"
+    is_conversation = any(label != IGNORE_INDEX for label in labels[:before])
+    if shorten == "prompt_right" and not is_conversation:
+        return (ids[:room] + ids[before:], labels[:room] + labels[before:]), "prompt_shortened"
+    start = before - room + lead
+    kept = labels[start:]
+    # An earlier answer that lost its beginning is read, not learned.
+    whole = next(i for i, label in enumerate(kept) if label == IGNORE_INDEX or start + i == before)
+    kept = [IGNORE_INDEX] * whole + kept[whole:]
+    return (ids[:lead] + ids[start:], labels[:lead] + kept), "prompt_shortened"
 
 
 def features_from(
