@@ -38,7 +38,7 @@ def repeated(data: Path, rows: int, folder: Path) -> Path:
 
 
 def one_row_at_a_time(path: Path, tokenizer_name: str, folder: Path) -> dict:
-    """Tokenize row by row, as the course of the seed taught it."""
+    """Tokenize row by row."""
     import datasets
     from transformers import AutoTokenizer
 
@@ -53,7 +53,7 @@ def one_row_at_a_time(path: Path, tokenizer_name: str, folder: Path) -> dict:
 
     start = time.perf_counter()
     loaded = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=folder)
-    # That course then adds the labels as a column of their own, which is far slower; not counted.
+    # Such courses then add the labels as a column of their own: far slower, and not counted.
     done = loaded.map(tokenize, batched=True, batch_size=1, drop_last_batch=True)
     return {"seconds": time.perf_counter() - start, "rows": len(done)}
 
@@ -118,7 +118,7 @@ def this_package(path: Path, tokenizer_name: str, folder: Path, processes: int) 
 
 
 PROGRAMS = {
-    "one row at a time": lambda *a: one_row_at_a_time(*a),
+    "one row at a time": one_row_at_a_time,
     "TRL, 1 process": lambda *a: trl(*a, processes=1),
     "TRL, 2 processes": lambda *a: trl(*a, processes=2),
     "this package, 1 process": lambda *a: this_package(*a, processes=1),

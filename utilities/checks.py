@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,15 +11,14 @@ import numpy as np
 from utilities.prompts import ChatFormat, PromptFormat
 from utilities.readers import DataError, RawRow
 from utilities.sources import (
-    METHODS,
     AnySource,
     PatchEntry,
-    Source,
     ToFormat,
     columns_for,
     raw_hash,
     raw_rows,
     read_patch,
+    resolve,
     wanted_values,
 )
 from utilities.splitting import near_duplicate_pairs
@@ -125,9 +123,7 @@ def read_for_checks(
     source: AnySource, prompt_format: PromptFormat
 ) -> tuple[list[Row], list[PatchEntry]]:
     """Return the rows of a source, and the corrections that its own patch makes already."""
-    source = Source(kwargs={"path": str(source)}) if isinstance(source, str | Path) else source
-    settings = source if isinstance(source, Source) else Source(kwargs={"path": "memory"})
-    name = str(source.kwargs[METHODS[source.method][1]]) if settings is source else "the data"
+    source, settings, name = resolve(source)
     patch = read_patch(settings.patch) if settings.patch else []
     raws = list(raw_rows(source))
     originals = list(raw_rows(source.model_copy(update={"patch": None}))) if patch else raws

@@ -147,9 +147,7 @@ def stream_rows(
             as `rows`.
     """
     counts = Counter() if counts is None else counts
-    source = _as_source(source)
-    settings = source if isinstance(source, Source) else Source(kwargs={"path": "the data"})
-    name = str(source.kwargs[METHODS[source.method][1]]) if settings is source else "the data"
+    source, settings, name = resolve(source)
     rows = _counted(raw_rows(source), counts)
     if settings.only:
         rows = _selected(rows, settings.only, name)
@@ -163,9 +161,13 @@ def _counted(rows: Iterator[RawRow], counts: Counter) -> Iterator[RawRow]:
         yield row
 
 
-def _as_source(source: AnySource) -> AnySource:
-    is_path = isinstance(source, str | Path)
-    return Source(kwargs={"path": str(source)}) if is_path else source
+def resolve(source: AnySource) -> tuple[AnySource, Source, str]:
+    """Return a source (of a path, the `Source`), its settings, and its name for messages."""
+    if isinstance(source, str | Path):
+        source = Source(kwargs={"path": str(source)})
+    if isinstance(source, Source):
+        return source, source, str(source.kwargs[METHODS[source.method][1]])
+    return source, Source(kwargs={"path": "memory"}), "the data"
 
 
 def raw_rows(source: AnySource) -> Iterator[RawRow]:
@@ -174,7 +176,7 @@ def raw_rows(source: AnySource) -> Iterator[RawRow]:
     Raises:
         DataError: nothing can be read, or the patch was made for other rows.
     """
-    source = _as_source(source)
+    source, _, _ = resolve(source)
     if not isinstance(source, Source):
         return read_table(source)
     rows = METHODS[source.method][0](**source.kwargs)
