@@ -22,6 +22,21 @@ ROWS = [
     {"question": "How do I start?", "answer": "Run make course."},
     {"question": "Why pad?", "answer": "To give every row of a batch the same length."},
 ]
+LLAMA_LIKE = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+FAMILIES = {
+    "gpt_neox": {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4},
+    "llama": LLAMA_LIKE,
+    "mistral": LLAMA_LIKE,
+    "qwen2": LLAMA_LIKE,
+    "qwen3": {**LLAMA_LIKE, "head_dim": 64},
+    "gpt2": {"n_embd": 256, "n_head": 4},
+    "gpt_neo": {"hidden_size": 256, "num_heads": 4},
+}
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +80,19 @@ def tiny_model(architecture: str, vocab_size: int = 512, seed: int = 0):
         pad_token_id=1,
     )
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def family_model(family: str, layers: int):
+    """A model wide enough that its matrices, not its norms, make the sizes that plans are about."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {**FAMILIES[family], "num_hidden_layers": layers, "vocab_size": 500}
+    if family == "gpt_neo":
+        sizes |= {"num_layers": layers, "attention_types": [[["global"], layers]]}
+    config = AutoConfig.for_model(family, **sizes, bos_token_id=0, eos_token_id=0)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
 
 
 @pytest.fixture(params=["gpt_neox", "llama"])

@@ -58,7 +58,7 @@ def run(model, tokenizer, folder, frozen):
         prompt_format=QUESTION_ANSWER,
         choice=ModelChoice("tiny", "folder", "a test made it"),
         precision="fp32",
-        frozen=frozen,
+        freeze=frozen,
         max_steps=3,
         learning_rate=1e-2,
         disable_tqdm=True,
@@ -79,7 +79,7 @@ def test_frozen_means_bit_identical(any_model, tokenizer, tmp_path, group):
     table = trained_weights(any_model).set_index("group")
     assert table.loc[group, "trained"] == 0 < table.loc[group, "weights"]
     assert done.record["weights"] == table.reset_index().to_dict(orient="records")
-    assert done.record["settings"]["frozen"]["groups"] == [group]
+    assert done.record["settings"]["freeze"]["groups"] == [group]
 
 
 def test_kept_parts_are_trained_all_the_same(any_model):
@@ -114,7 +114,7 @@ def test_in_a_config(tmp_path, model_folder, data_file):
     table = {line["group"]: line for line in record["weights"]}
     assert table["embeddings"]["trained"] == 0
     assert 0 < table["attention"]["trained"] < table["attention"]["weights"]
-    assert Run.load(tmp_path / "run").record["settings"]["frozen"]["keep"] == ["layers.0"]
+    assert Run.load(tmp_path / "run").record["settings"]["freeze"]["keep"] == ["layers.0"]
     path.write_text(text)
     with pytest.raises(ConfigError, match="`method: freeze` and the block `freeze` go together"):
         load_config(path, TrainingConfig)

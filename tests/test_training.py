@@ -6,6 +6,7 @@ import torch
 
 from tests.conftest import ROWS, run_module, tiny_model
 from utilities import models
+from utilities.losses import supervised_loss
 from utilities.models import ModelChoice
 from utilities.prompts import QUESTION_ANSWER, PromptFormat
 from utilities.tokenization import PaddingCollator, tokenize_examples
@@ -17,7 +18,6 @@ from utilities.training import (
     make_training_arguments,
     resolve_precision,
     run_training,
-    supervised_loss,
     train,
 )
 
@@ -48,10 +48,11 @@ def test_loss_and_gradients_equal_the_library_s(model, tokenizer, data):
     expected.backward()
     gradients = [weight.grad.clone() for weight in model.parameters()]
     model.zero_grad()
-    total, count = supervised_loss(model, model.get_output_embeddings(), **batch)
-    (total / count).backward()
-    assert count == data.counts["supervised_tokens"]
-    assert (total / count).item() == pytest.approx(expected.item(), abs=1e-4)
+    count = data.counts["supervised_tokens"]
+    found = supervised_loss(model, model.get_output_embeddings(), scale=1 / count, **batch)
+    found.loss.backward()
+    assert len(found.nats) == count
+    assert found.loss.item() == pytest.approx(expected.item(), abs=1e-4)
     for weight, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(weight.grad, gradient, atol=1e-5, rtol=1e-4)
 
@@ -216,7 +217,7 @@ def test_a_failed_run_leaves_the_old_one(tokenizer, data, tmp_path):
     first = run(tiny_model("gpt_neox"))
     broken = tiny_model("gpt_neox")
     broken.get_output_embeddings().weight.data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
+    with pytest.raises(TrainingError, match="the loss of the untrained model is nan"):
         run(broken, if_exists="overwrite")
     assert Run.load(tmp_path / "run").record == first.record
 

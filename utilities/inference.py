@@ -18,7 +18,6 @@ class GenerationError(LabError):
     """A request for text that the model cannot fulfil."""
 
 
-@torch.inference_mode()
 def generate_ids(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -32,6 +31,20 @@ def generate_ids(
     Arguments, order and errors are those of `generate`. In float32 the ids do not depend on
     `batch_size`.
     """
+    encoded = encode_texts(tokenizer, prompts, beginning=True)
+    return answer_ids(model, tokenizer, encoded, max_new_tokens, batch_size, progress)
+
+
+@torch.inference_mode()
+def answer_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int = 60,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> list[list[int]]:
+    """Do the work of `generate_ids` for prompts that are tokenized already."""
     context = getattr(model.config, "max_position_embeddings", None)
     room = context - max_new_tokens if context else None
     if max_new_tokens < 1 or batch_size < 1:
@@ -43,9 +56,8 @@ def generate_ids(
             f"max_new_tokens is {max_new_tokens}, but the model's context holds {context} tokens, "
             "prompt included; ask for fewer"
         )
-    encoded = encode_texts(tokenizer, prompts, beginning=True)
     # An empty prompt still needs one token to continue from.
-    encoded = [ids[-room:] if room else ids for ids in encoded]
+    encoded = [ids[-room:] if room else ids for ids in prompts]
     encoded = [ids or [tokenizer.eos_token_id] for ids in encoded]
     longest_first = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
     answers: list[list[int]] = [[] for _ in encoded]

@@ -3,6 +3,8 @@
     python -m utilities.models where     what would be taken, and why
     python -m utilities.models fetch     get the offline model
     python -m utilities.models list      the models that are on this machine
+    python -m utilities.models export RUN FOLDER
+                                         write a run's model, an adapter merged, for other tools
 
 `COURSE_MODEL` names the model: a hub id, a folder, or `auto` (the default). `auto` is
 `EleutherAI/pythia-70m` where the hub or its cache has it, else the offline model. One probe of at
@@ -16,6 +18,7 @@ import functools
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from utilities import offline_model
+from utilities import adapters, offline_model
 from utilities.config import LabError, report_errors
 
 if TYPE_CHECKING:
@@ -59,8 +62,10 @@ class ModelChoice:
         return f"{self.name} from the {self.source}, because {self.reason}"
 
     def record(self) -> dict[str, str]:
-        """Return name, source and reason, as they go into a run folder."""
-        return {"name": self.name, "source": self.source, "reason": self.reason}
+        """Return name, source and reason, as they go into a run folder, and a folder's place."""
+        is_folder = self.source == "folder" and self.folder
+        place = {"folder": str(self.folder.resolve())} if is_folder else {}
+        return {"name": self.name, "source": self.source, "reason": self.reason, **place}
 
 
 def choose(name: str = "auto", weights: bool = True) -> ModelChoice:
@@ -126,6 +131,9 @@ def _from_folder(folder: Path, reason: str, weights: bool) -> ModelChoice:
 
 def _what_is_missing(folder: Path, weights: bool = True) -> str | None:
     """Name the first file a model folder lacks; None when it is complete."""
+    if adapters.is_adapter(folder):
+        needed = [adapters.WEIGHTS_FILE, "tokenizer_config.json", "run.json"]
+        return next((f"it lacks {name}" for name in needed if not (folder / name).is_file()), None)
     needed = ["config.json", "tokenizer_config.json"]
     index = folder / "model.safetensors.index.json"
     if weights and index.is_file():
@@ -232,10 +240,28 @@ def load_tokenizer(choice: ModelChoice | str = "auto") -> "PreTrainedTokenizerBa
     return tokenizer
 
 
+def base_of(run: Path) -> ModelChoice:
+    """Return the model that an adapter was trained on.
+
+    Raises:
+        ModelError: it cannot be had any more.
+    """
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))["model"]
+    reason = f"the adapter in {run.name} was trained on it"
+    if record["source"] == "offline model":
+        if not offline_model.is_fetched():
+            raise ModelError(f"{reason}, but it is gone; run `{offline_model.FETCH_COMMAND}`")
+        return ModelChoice(record["name"], "offline model", reason, offline_model.offline_folder())
+    choice = choose(record.get("folder", record["name"]))
+    return ModelChoice(choice.name, choice.source, reason, choice.folder)
+
+
 def load(
     choice: ModelChoice | str = "auto", dtype: str = "float32"
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a causal language model and its tokenizer, ready for inference on the best device.
+
+    An adapter is merged into the model it was trained on.
 
     Args:
         choice: what `choose` returned, or a name for it to choose by.
@@ -244,6 +270,7 @@ def load(
 
     Raises:
         ModelError: the model cannot be had, is damaged, or is not a causal language model.
+        AdapterError: the adapter is damaged, or does not fit its model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -251,6 +278,9 @@ def load(
     choice = choice if isinstance(choice, ModelChoice) else choose(choice)
     folder = download(choice)
     tokenizer = load_tokenizer(choice)
+    if adapters.is_adapter(folder):
+        base, _ = load(base_of(folder), dtype)
+        return adapters.merged(base, folder).eval(), tokenizer
     try:
         with without_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(
@@ -267,6 +297,33 @@ def load(
             raise
         raise ModelError(f"the weights in {folder} are damaged: {error}") from error
     return model.to(device()).eval(), tokenizer
+
+
+def export(run: Path, folder: Path) -> Path:
+    """Write a model that needs nothing of this package: weights, config, tokenizer.
+
+    Args:
+        run: a run folder, or any model folder; an adapter is merged.
+        folder: gets float32 safetensors and the prompt format; must not exist yet.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: the folder exists, or the model cannot be loaded.
+    """
+    if folder.exists():
+        raise ModelError(f"{folder} exists already; choose another folder to export to")
+    model, tokenizer = load(str(run.resolve()))
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with without_progress_bars():
+        model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    if (run / "prompt_format.json").is_file():
+        shutil.copy(run / "prompt_format.json", partial)
+    partial.rename(folder)
+    return folder
 
 
 @contextlib.contextmanager
@@ -308,8 +365,12 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=["where", "fetch", "list"])
-    command = parser.parse_args(argv).command
+    parser.add_argument("command", choices=["where", "fetch", "list", "export"])
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="RUN and FOLDER, of export")
+    arguments = parser.parse_args(argv)
+    command, folders = arguments.command, arguments.folders
+    if len(folders) != (2 if command == "export" else 0):
+        parser.error("export takes two folders, RUN and FOLDER; the others take none")
 
     def work() -> None:
         if command == "where":
@@ -320,6 +381,8 @@ def main(argv: list[str] | None = None) -> int:
             folder = offline_model.fetch()
             verb = "was there already" if ready else "is ready"
             lines = [f"{offline_model.NAME} {verb}: {folder}"]
+        elif command == "export":
+            lines = [f"wrote: {export(*map(Path, folders))}"]
         else:
             lines = [str(folder) for folder in local_models()] or ["no model on this machine yet"]
         sys.stdout.write("\n".join(lines) + "\n")

@@ -13,7 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+import xxhash
 from datasets import Dataset
 from datasets.table import InMemoryTable
 from torch.nn.utils.rnn import pad_sequence
@@ -336,6 +338,18 @@ def features_from(
         InMemoryTable(pa.table({**table, "full_text": pa.array(texts, pa.string())})),
         fingerprint=digest.hexdigest()[:16],
     )
+
+
+def features_fingerprint(features: Dataset) -> str:
+    """Return a hash of all that training sees of features: ids, labels and positions."""
+    columns = [c for c in ("input_ids", "labels", "position_ids") if c in features.features]
+    digest = xxhash.xxh3_128()
+    for batch in features.select_columns(columns).with_format("arrow").iter(10_000):
+        for column in columns:
+            rows = batch[column].combine_chunks()
+            for values in (pc.list_value_length(rows), rows.flatten()):
+                digest.update(np.ascontiguousarray(values.to_numpy(), dtype=np.int32))
+    return digest.hexdigest()[:16]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

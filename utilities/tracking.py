@@ -1,0 +1,85 @@
+"""Trackers of runs, by choice; none unless asked for.
+
+TensorBoard and Trackio write to this machine. Weights & Biases goes online only with a key in the
+environment (`WANDB_API_KEY`, or a login made before); otherwise it writes offline files, which
+`wandb sync` can send later. Keys are never read from a config.
+"""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from utilities.config import StrictModel
+from utilities.trainer import TrainingError
+
+
+class Tracking(StrictModel):
+    """Where a run's figures go besides its folder.
+
+    Attributes:
+        tracker: `tensorboard`, `wandb` or `trackio`.
+        project: the project at the tracker.
+        group: of runs that belong together (Weights & Biases).
+        job_type: what kind of run it is (Weights & Biases).
+        name: of the run; null for the name of the run folder.
+    """
+
+    tracker: Literal["tensorboard", "wandb", "trackio"]
+    project: str = "finetuning-lab"
+    group: str | None = None
+    job_type: str | None = None
+    name: str | None = None
+
+
+@contextlib.contextmanager
+def tracked(tracking: Tracking | None, folder: Path, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the fields of `TrainingArguments` that a tracker needs; its files go into the folder.
+
+    Variables of the environment that are set already win, and all are as before afterwards.
+
+    Raises:
+        TrainingError: the tracker's package is not installed.
+    """
+    if tracking is None:
+        yield {"report_to": "none"}
+        return
+    tracker = tracking.tracker
+    if importlib.util.find_spec(tracker) is None:
+        raise TrainingError(
+            f"the tracker {tracker} is not installed; run `pip install {tracker}`, "
+            "or leave `tracking` out"
+        )
+    wanted = {
+        "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard"),
+        "TRACKIO_DIR": str(folder / "trackio"),
+        "WANDB_DIR": str(folder),
+        "WANDB_PROJECT": tracking.project,
+        "WANDB_RUN_GROUP": tracking.group,
+        "WANDB_JOB_TYPE": tracking.job_type,
+        "WANDB_MODE": None if _has_wandb_key() else "offline",
+        "WANDB_SILENT": "true",
+    }
+    set_here = {k: v for k, v in wanted.items() if v and k not in os.environ}
+    os.environ |= set_here
+    try:
+        yield {
+            "report_to": tracker,
+            "run_name": tracking.name or name,
+            "project": tracking.project,
+        }
+    finally:
+        if tracker == "wandb":
+            import wandb
+
+            wandb.finish()
+        for variable in set_here:
+            os.environ.pop(variable, None)
+
+
+def _has_wandb_key() -> bool:
+    files = [Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()]
+    logins = [file.read_text() for file in files if file.is_file()]
+    return "WANDB_API_KEY" in os.environ or any("wandb" in text for text in logins)
