@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: course test lab clean help
+.PHONY: course test bench lab clean help
 .DEFAULT_GOAL := help
 
 course: .venv/ready  ## execute every notebook in order; pages in build/course/
@@ -14,6 +14,10 @@ test: .venv/ready  ## lint, unit tests, and every notebook in profile ci
 	$(BIN)/codespell
 	$(BIN)/pytest
 	COURSE_PROFILE=ci $(BIN)/pytest --nbmake notebooks
+
+bench: .venv/ready  ## measure fine-tuning against other tools; see benchmarks/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	$(BIN)/python benchmarks/training.py
 
 lab: .venv/ready  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks

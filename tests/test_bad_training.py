@@ -9,9 +9,10 @@ import transformers
 from tests.conftest import ROWS, run_module, tiny_model
 from tests.test_training import fit
 from utilities.prompts import QUESTION_ANSWER
+from utilities.settings import Settings
 from utilities.tokenization import tokenize_examples
 from utilities.trainer import Trainer
-from utilities.training import Settings, TrainingError
+from utilities.training import TrainingError
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ import pytest
 
 from tests.conftest import ROOT, run_module
 
-COMMANDS = ["models", "audit", "dataprep", "training", "evaluation"]
+CONFIG_COMMANDS = ["audit", "dataprep", "training", "evaluation"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["models", *CONFIG_COMMANDS, "runner"])
 def test_help(command, clean_environment):
     done = run_module(f"utilities.{command}", "--help", environment=clean_environment)
     assert done.returncode == 0 and f"python -m utilities.{command}" in done.stdout
 
 
-@pytest.mark.parametrize("command", COMMANDS[1:])
+@pytest.mark.parametrize("command", CONFIG_COMMANDS)
 def test_a_missing_config_is_one_line_and_status_2(command, clean_environment):
     done = run_module(f"utilities.{command}", "none.yaml", environment=clean_environment)
     assert done.returncode == 2
@@ -111,6 +111,7 @@ def test_make_help_lists_every_target():
     assert [line.split()[1] for line in done.stdout.splitlines()] == [
         "course",
         "test",
+        "bench",
         "lab",
         "clean",
         "help",

@@ -11,8 +11,9 @@ from utilities.dataprep import DataprepConfig
 from utilities.evaluation import EvaluationConfig
 from utilities.prompts import FORMATS, PromptFormat
 from utilities.readers import find_files
+from utilities.settings import ArgumentFields
 from utilities.sources import Source
-from utilities.training import ArgumentFields, TrainingConfig
+from utilities.training import TrainingConfig
 
 MODELS = {
     "audit": AuditConfig,

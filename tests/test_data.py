@@ -15,8 +15,9 @@ from utilities.config import Profile
 from utilities.evaluation import EvaluationConfig
 from utilities.metrics import normalize
 from utilities.prompts import FILE_NAME, QUESTION_ANSWER
+from utilities.settings import Precision
 from utilities.sources import DataError, Source, read_rows
-from utilities.training import Precision, TrainingConfig
+from utilities.training import TrainingConfig
 
 FOLDER = ROOT / "data" / "course_assistant"
 COLUMNS = ["question", "answer", "kind", "topic", "fact_id", "part"]

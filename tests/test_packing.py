@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROWS
+from utilities.losses import supervised_loss
 from utilities.packing import best_fit, pack, pad
 from utilities.prompts import QUESTION_ANSWER, TEXT
 from utilities.readers import DataError
 from utilities.tokenization import IGNORE_INDEX, PaddingCollator, tokenize_rows
-from utilities.training import supervised_loss
 
 LENGTHS = st.integers(1, 40).flatmap(
     lambda size: st.tuples(st.lists(st.integers(1, size), max_size=80), st.just(size))
@@ -148,11 +148,11 @@ def test_the_loss_of_packed_rows_is_that_of_separate_ones(model, tokenizer):
     features = features_of(ROWS, tokenizer)
     collate = PaddingCollator(tokenizer.pad_token_id)
     head = model.get_output_embeddings()
-    apart, count = supervised_loss(model, head, **collate(list(features)))
+    apart = supervised_loss(model, head, **collate(list(features)))
     packed = pack(features, 150, tokenizer.pad_token_id)
-    together, packed_count = supervised_loss(model, head, **collate(list(packed)))
-    assert count == packed_count
-    assert together.item() == pytest.approx(apart.item(), rel=1e-5)
+    together = supervised_loss(model, head, **collate(list(packed)))
+    assert len(apart.nats) == len(together.nats)
+    assert together.loss.item() == pytest.approx(apart.loss.item(), rel=1e-5)
 
 
 def test_padding_to_one_length(tokenizer):

@@ -126,7 +126,7 @@ def _this_machine() -> Machine:
     import torch
 
     from utilities.models import device
-    from utilities.training import resolve_precision
+    from utilities.settings import resolve_precision
 
     is_gpu, precision = device() == "cuda", resolve_precision()
     gpu = torch.cuda.get_device_properties(0).total_memory if is_gpu else 0

@@ -12,46 +12,33 @@ from the newest whole checkpoint there, and comes to the same losses and weights
 
 import contextlib
 import ctypes
-import dataclasses
 import errno
-import io
-import json
 import logging
 import math
 import os
-import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any
 
-import filelock
 import torch
 import transformers
-import yaml
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from pydantic import Field, ValidationError, create_model, model_validator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from pydantic import Field, model_validator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utilities import adapters, checkpoints, models, plots
-from utilities.adapters import Lora
-from utilities.config import ConfigPath, ModelName, StrictModel, command_line, nearest
+from utilities import adapters, models
+from utilities.config import ConfigPath, ModelName, StrictModel, command_line
 from utilities.dataprep import Prepared
-from utilities.folders import (
-    IfExists,
-    fingerprint_of,
-    is_in_the_way,
-    replace_folder,
-    versions,
-)
-from utilities.freezing import Freeze, freeze, trained_weights
+from utilities.folders import fingerprint_of, versions
+from utilities.freezing import freeze, trained_weights
+from utilities.jobs import Job
 from utilities.planning import plan
 from utilities.preflight import as_records, check_data, preflight, tell
+from utilities.processes import in_the_background, processes
 from utilities.prompts import QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
-from utilities.runs import HISTORY, RECORD, SAMPLES, Run, compare, git_state, write_model_card
+from utilities.runs import HISTORY, SAMPLES, Run, compare, git_state
+from utilities.settings import Settings, make_training_arguments, resolve_precision
 from utilities.sources import ConfigSource, Source, read_rows
 from utilities.tokenization import (
     PaddingCollator,
@@ -60,7 +47,7 @@ from utilities.tokenization import (
     features_fingerprint,
     tokenize_rows,
 )
-from utilities.tracking import Tracking, tracked
+from utilities.tracking import tracked
 from utilities.trainer import HistoryFile, Samples, Trainer, TrainingError
 
 __all__ = [
@@ -70,254 +57,12 @@ __all__ = [
     "TrainingConfig",
     "TrainingError",
     "compare",
+    "make_training_arguments",
     "plan",
+    "resolve_precision",
     "run_training",
     "train",
 ]
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Found = TypeVar("Found")
-UNFINISHED = "unfinished.json"
-SECONDS_OF_SILENCE = 5
-
-logger = logging.getLogger(__name__)
-
-
-def resolve_precision(precision: Precision = "auto") -> Literal["fp32", "bf16", "fp16"]:
-    """Return what `auto` means here: bf16 where CPU or GPU computes in it, fp16 on older GPUs."""
-    if precision != "auto":
-        return precision
-    device = models.device()
-    if device == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if native else "fp16"
-    has_bf16 = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if has_bf16 else "fp32"
-
-
-DEFAULT_ARGUMENTS = {
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 64,
-    "learning_rate": 2e-4,
-    "lr_scheduler_type": "linear",
-    "train_sampling_strategy": "group_by_length",
-    "logging_steps": 5,
-    "logging_first_step": True,
-    "save_strategy": "no",
-    "save_total_limit": 2,
-}
-
-# The fields that `train` sets itself; `Settings` has a key of its own for each that matters.
-_OWN_FIELDS = {
-    "output_dir",
-    "seed",
-    "bf16",
-    "fp16",
-    "use_cpu",
-    "dataloader_pin_memory",
-    "remove_unused_columns",
-    "restore_callback_states_from_checkpoint",
-    "report_to",
-    "run_name",
-    "project",
-}
-_TYPES = get_type_hints(TrainingArguments)
-ArgumentFields = create_model(
-    "ArgumentFields",
-    __base__=StrictModel,
-    **{
-        field.name: (_TYPES[field.name], None)
-        for field in dataclasses.fields(TrainingArguments)
-        if field.init and field.name not in _OWN_FIELDS
-    },
-)
-"""Every field of the library's `TrainingArguments`, with its type, for checking a config."""
-
-
-class EarlyStopping(StrictModel):
-    """When a run ends before its last step.
-
-    Attributes:
-        patience: evaluations in a row without a better metric, 1 or more.
-        threshold: what counts as better, in the metric's unit.
-    """
-
-    patience: int = Field(default=3, ge=1)
-    threshold: float = Field(default=0.0, ge=0)
-
-
-class Settings(StrictModel):
-    """How to train; what `train` and `TrainingConfig` share.
-
-    Attributes:
-        method: `full` trains all weights, `freeze` leaves out those that `freeze` names, `lora`
-            trains an adapter.
-        freeze: see `freezing.Freeze`.
-        lora: see `adapters.Lora`.
-        seed: same seed, same data, same machine: same run.
-        precision: of the products; see `resolve_precision`. Weights are float32 in any case.
-        if_exists: what to do with a run folder that is there: `refuse`; `reuse` it when model,
-            data and settings are the same, and train anew when they are not; or `overwrite` it.
-            An old folder goes only once the new one is complete.
-        max_tokens: tokens of one pass through the model, padding included; null for 1,024 on a CPU
-            and 16,384 on a GPU. It sets memory and speed, and does not change what is learned.
-        early_stopping: see `EarlyStopping`; needs validation data.
-        samples: validation prompts to answer at each evaluation, 0 or more.
-        prompt_loss: tell the loss of prompts at evaluations too.
-        preflight: try and tell before the first step; see `utilities.preflight`.
-        tracking: see `tracking.Tracking`; null for none.
-        training_arguments: any field of the library's `TrainingArguments`.
-    """
-
-    method: Literal["full", "freeze", "lora"] = "full"
-    freeze: Freeze | None = None
-    lora: Lora | None = None
-    seed: int = Field(default=42, ge=0)
-    precision: Precision = "auto"
-    if_exists: IfExists = "refuse"
-    max_tokens: int | None = Field(default=None, ge=1)
-    early_stopping: EarlyStopping | None = None
-    samples: int = Field(default=3, ge=0)
-    prompt_loss: bool = False
-    preflight: bool = True
-    tracking: Tracking | None = None
-    training_arguments: ArgumentFields = ArgumentFields()
-
-    @model_validator(mode="after")
-    def _method_and_its_block(self) -> "Settings":
-        blocks = {"freeze": self.freeze, "lora": self.lora}
-        for name, block in blocks.items():
-            if (self.method == name) != (block is not None):
-                raise ValueError(f"`method: {name}` and the block `{name}` go together")
-        return self
-
-    @classmethod
-    def of(cls, **options: Any) -> "Settings":
-        """Sort keywords into settings and fields of `TrainingArguments`; a block says the method.
-
-        Raises:
-            TrainingError: a keyword or a value is wrong.
-        """
-        own = {name: options.pop(name) for name in list(options) if name in cls.model_fields}
-        for name in options:
-            if name not in ArgumentFields.model_fields:
-                known = [*cls.model_fields, *ArgumentFields.model_fields]
-                raise TrainingError(f"train has no setting {name!r}{nearest(name, known)}")
-        for block in ("freeze", "lora"):
-            if own.get(block) is not None:
-                own.setdefault("method", block)
-        try:
-            return cls(**{"training_arguments": options, **own})
-        except ValidationError as error:
-            told = "; ".join(
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-            )
-            raise TrainingError(told) from None
-
-    def arguments(self, has_validation: bool) -> dict[str, Any]:
-        """Return the fields of `TrainingArguments` that are asked for, defaults filled in.
-
-        Raises:
-            TrainingError: they do not fit together.
-        """
-        given = self.training_arguments.model_dump(exclude_unset=True)
-        given = {name: value for name, value in given.items() if value is not None}
-        filled = _fit_together({**DEFAULT_ARGUMENTS, **given}, given, self, has_validation)
-        # So that a default is the same as when it is given: 3 epochs are 3.0.
-        return ArgumentFields(**filled).model_dump(exclude_unset=True)
-
-
-def _fit_together(
-    arguments: dict[str, Any], given: dict[str, Any], settings: Settings, has_validation: bool
-) -> dict[str, Any]:
-    """Fill in what follows from evaluation, best checkpoint and early stopping."""
-    wants_best = arguments.get("load_best_model_at_end", settings.early_stopping is not None)
-    metric = arguments.get("metric_for_best_model", "eval_loss" if wants_best else None)
-    evaluates = arguments.get("eval_strategy", "epoch" if has_validation else "no")
-    if not has_validation and (evaluates != "no" or metric or settings.early_stopping):
-        raise TrainingError(
-            "evaluation, a best checkpoint and early stopping need validation data; give "
-            "`validation` (eval_data), or leave out eval_strategy, load_best_model_at_end, "
-            "metric_for_best_model and early_stopping"
-        )
-    arguments["eval_strategy"] = evaluates
-    if metric:
-        known = ["eval_loss", "eval_loss_response", "eval_loss_end"]
-        known += ["eval_loss_prompt"] if settings.prompt_loss else []
-        known += ["eval_exact_match"] if settings.samples else []
-        metric = metric if metric.startswith("eval_") else f"eval_{metric}"
-        if metric not in known:
-            raise TrainingError(
-                f"metric_for_best_model: there is no metric {metric!r}{nearest(metric, known)} "
-                f"There are {', '.join(known)}."
-            )
-        arguments["metric_for_best_model"] = metric
-        arguments.setdefault("greater_is_better", metric == "eval_exact_match")
-    if wants_best:
-        arguments["load_best_model_at_end"] = True
-        if "save_strategy" not in given:
-            arguments["save_strategy"] = evaluates
-            if evaluates == "steps":
-                every = arguments.get("eval_steps") or arguments["logging_steps"]
-                arguments.setdefault("save_steps", every)
-        saves = arguments["save_strategy"]
-        unlike = saves != evaluates and saves != "best"
-        if not unlike and saves == "steps":
-            every = arguments.get("eval_steps") or arguments["logging_steps"]
-            unlike = bool(arguments.get("save_steps", 500) % every)
-        if evaluates == "no" or unlike:
-            raise TrainingError(
-                "the best checkpoint is wanted, but evaluations and checkpoints do not meet "
-                f"(eval_strategy {evaluates}, eval_steps {arguments.get('eval_steps')}, "
-                f"save_strategy {saves}, save_steps {arguments.get('save_steps')}); leave the save "
-                "settings out, or make save_steps a multiple of eval_steps"
-            )
-    if arguments["num_train_epochs"] <= 0 and arguments.get("max_steps", -1) <= 0:
-        raise TrainingError("there is no step to train: set num_train_epochs or max_steps above 0")
-    if arguments["train_sampling_strategy"] not in ("group_by_length", "random", "sequential"):
-        raise TrainingError(
-            "train_sampling_strategy must be group_by_length, random or sequential; passes of like "
-            "length do what batch_rebalance is for"
-        )
-    return arguments
-
-
-def make_training_arguments(
-    output_dir: str | Path, seed: int = 42, precision: Precision = "auto", **arguments: Any
-) -> TrainingArguments:
-    """Return the library's `TrainingArguments` with this course's defaults and device choice.
-
-    Args:
-        output_dir: where checkpoints go, if any are asked for.
-        seed: of the order of rows and of dropout.
-        precision: of the products; weights are float32 in any case.
-        arguments: any field of `TrainingArguments`; wins over the defaults.
-
-    Raises:
-        TrainingError: the library refuses a value.
-    """
-    precision = resolve_precision(precision)
-    try:
-        result = TrainingArguments(
-            output_dir=str(output_dir),
-            seed=seed,
-            bf16=precision == "bf16",
-            fp16=precision == "fp16",
-            use_cpu=models.device() == "cpu",
-            dataloader_pin_memory=models.device() == "cuda",
-            remove_unused_columns=False,
-            restore_callback_states_from_checkpoint=True,
-            # A pass makes gradients of all weights; to look for others would cost each one time.
-            **{"ddp_find_unused_parameters": False, **DEFAULT_ARGUMENTS, **arguments},
-        )
-    except (TypeError, ValueError) as error:
-        raise TrainingError(f"training_arguments: {error}") from None
-    # One process drives one GPU; more of them go through `accelerate launch`.
-    result._n_gpu = min(1, result.n_gpu)
-    # The library would take `accelerate launch`'s where neither bf16 nor fp16 is asked for.
-    result.mixed_precision = "no" if precision == "fp32" else precision
-    return result
 
 
 def train(
@@ -359,7 +104,7 @@ def train(
         AdapterError: see `adapters.attach`.
     """
     options = Settings.of(**settings)
-    job = _Job(options, Path(output_dir), eval_data is not None)
+    job = Job(options, Path(output_dir), eval_data is not None)
     job.record = _record(options, job.arguments, choice, prompt_format, train_data, eval_data)
     if run := job.finished():
         return run
@@ -435,9 +180,9 @@ def _record(
     shown = {"if_exists", "tracking", "preflight"}
     deciding = {name: value for name, value in told.items() if name not in shown}
     quiet = {name: value for name, value in arguments.items() if name != "disable_tqdm"}
-    processes = _processes(arguments.get("ddp_timeout", 1800)).num_processes
-    if processes > 1:  # each takes a batch of its own
-        deciding["processes"] = processes
+    count = processes(arguments.get("ddp_timeout", 1800)).num_processes
+    if count > 1:  # each takes a batch of its own
+        deciding["processes"] = count
     # Not of the reason for the choice, which may be worded anew each time.
     record["fingerprint"] = fingerprint_of(
         {**record, "model": choice.name, "settings": {**deciding, "training_arguments": quiet}}
@@ -502,166 +247,6 @@ def _outcome(trainer: Trainer) -> dict[str, Any]:
             "again": again,
         }
     return outcome
-
-
-def _processes(patience: float = 1800) -> PartialState:
-    """Return which process this is, of how many; they meet here the first time.
-
-    Args:
-        patience: seconds that one waits for another, from the first time on.
-    """
-    return PartialState(cpu=models.device() == "cpu", timeout=timedelta(seconds=patience))
-
-
-def _first_finds(find: Callable[[], Found]) -> Found:
-    """Return in all processes what the first one finds; the others neither look nor touch.
-
-    Raises:
-        TrainingError: the first one's, in all.
-    """
-    fault = found = None
-    if _processes().is_main_process:
-        try:
-            found = find()
-        except TrainingError as error:
-            fault = str(error)
-    fault, found = broadcast_object_list([fault, found])
-    if fault:
-        raise TrainingError(fault)
-    return found
-
-
-class _Job:
-    """The place of a run: its folder, and the unfinished one that it grows in."""
-
-    def __init__(self, settings: Settings, folder: Path, has_validation: bool):
-        self.folder = folder
-        self.partial = folder.with_name(folder.name + ".partial")
-        self.if_exists = settings.if_exists
-        self.arguments = settings.arguments(has_validation)
-        self.record: dict[str, Any] = {}
-
-    def finished(self) -> Run | None:
-        """Return the run that is there already, if it is this one and may be reused."""
-        return Run.load(self.folder) if _first_finds(self._is_finished) else None
-
-    def _is_finished(self) -> bool:
-        if is_in_the_way(self.folder, RECORD):
-            raise TrainingError(
-                f"{self.folder} is there and is no run folder, so it stays; "
-                "choose another output_dir"
-            )
-        if self.folder.exists() and self.if_exists == "refuse":
-            raise TrainingError(
-                f"{self.folder} exists already; choose another output_dir, "
-                "or set if_exists to `reuse` or `overwrite`"
-            )
-        if self.if_exists == "reuse" and (self.folder / RECORD).is_file():
-            return Run.load(self.folder).record["fingerprint"] == self.record["fingerprint"]
-        return False
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[Path | None]:
-        """Make the unfinished folder, for this run alone; yield the checkpoint to go on from.
-
-        Raises:
-            TrainingError: another run is writing it, or it is left from other settings.
-        """
-        lock = filelock.FileLock(self.folder.with_name(f".{self.folder.name}.lock"))
-        try:
-            checkpoint = _first_finds(lambda: self._prepare(lock))
-        except TrainingError:
-            lock.release()
-            raise
-        try:
-            yield checkpoint
-        except BaseException:
-            if lock.is_locked and not checkpoints.of_run(self.partial / "checkpoints"):
-                shutil.rmtree(self.partial, ignore_errors=True)  # nothing to go on from
-            raise
-        finally:
-            if lock.is_locked:  # by the first process; the others never touch it
-                lock.release()
-                Path(lock.lock_file).unlink(missing_ok=True)
-
-    def _prepare(self, lock: filelock.FileLock) -> Path | None:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise TrainingError(
-                f"another run is writing {self.folder} right now; wait for it, or choose another "
-                "output_dir"
-            ) from None
-        note = self.partial / UNFINISHED
-        if is_in_the_way(self.partial, UNFINISHED):
-            raise TrainingError(f"{self.partial} is there and is no unfinished run, so it stays")
-        if note.is_file() and self.if_exists != "overwrite":
-            left = json.loads(note.read_text(encoding="utf-8"))["fingerprint"]
-            if left == self.record["fingerprint"]:
-                checkpoint = checkpoints.newest_whole(self.partial / "checkpoints")
-                for other in checkpoints.of_run(self.partial / "checkpoints"):
-                    if checkpoint is None or checkpoints.fault_of(other):
-                        shutil.rmtree(other)
-                if checkpoint:
-                    logger.warning("going on from %s of the run that was cut off", checkpoint.name)
-                return checkpoint
-            if self.if_exists == "refuse" and checkpoints.of_run(self.partial / "checkpoints"):
-                raise TrainingError(
-                    f"{self.partial} is left from a run with other settings or data; finish that "
-                    "one with its own config, choose another output_dir, or set if_exists to "
-                    "`overwrite`"
-                )
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-        note.write_text(json.dumps({"fingerprint": self.record["fingerprint"]}), encoding="utf-8")
-        return None
-
-    def finish(
-        self,
-        trainer: Trainer,
-        prompt_format: PromptFormat,
-        lora: Lora | None,
-        config: StrictModel | None,
-    ) -> None:
-        """Write the run folder, and move it to its place."""
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        model.config.use_cache = True  # the Trainer turns it off, generation needs it
-        model.eval()
-        with models.without_progress_bars():
-            trainer.save_model(str(self.partial))  # all processes, since weights may be spread
-            if trainer.is_world_process_zero():
-                if lora and lora.merge:
-                    _merge(model, self.partial)
-                self._write(prompt_format, config)
-        trainer.accelerator.wait_for_everyone()
-
-    def _write(self, prompt_format: PromptFormat, config: StrictModel | None) -> None:
-        partial = self.partial
-        for name in ("training_args.bin", UNFINISHED):
-            (partial / name).unlink(missing_ok=True)
-        if not any((partial / "checkpoints").glob("*")):
-            shutil.rmtree(partial / "checkpoints", ignore_errors=True)
-        prompt_format.save(partial)
-        if config:
-            values = config.model_dump(mode="json") | {"training_arguments": self.arguments}
-            text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-            (partial / "config.yaml").write_text(text, encoding="utf-8")
-        text = json.dumps(self.record, indent=2)
-        (partial / RECORD).write_text(text + "\n", encoding="utf-8")
-        run = Run.load(partial)
-        plots.loss_curve(run.history).savefig(partial / "loss.png")
-        write_model_card(dataclasses.replace(run, folder=partial), prompt_format)
-        replace_folder(partial, self.folder)
-
-
-def _merge(model: PreTrainedModel, folder: Path) -> None:
-    """Put the adapter into a folder of its own, and the merged model in its place."""
-    adapter = folder / "adapter"
-    adapter.mkdir()
-    for name in (adapters.CONFIG_FILE, adapters.WEIGHTS_FILE):
-        (folder / name).rename(adapter / name)
-    model.merge_and_unload().save_pretrained(folder)
 
 
 @contextlib.contextmanager
@@ -793,7 +378,7 @@ def run_training(config: TrainingConfig) -> Run:
 def _report(config: TrainingConfig) -> None:
     logging.getLogger("utilities").setLevel(logging.INFO)
     run = run_training(config)
-    if not _processes().is_main_process:
+    if not processes().is_main_process:
         return
     losses = run.history["loss"].dropna()
     trained = run.record["weights"][-1]
@@ -816,26 +401,9 @@ def main(argv: list[str] | None = None) -> int:
         purpose = "Fine-tune a model from a YAML file."
         return command_line(TrainingConfig, _report, "utilities.training", purpose, argv)
 
-    status = work() if os.environ.get("LOCAL_RANK", "0") == "0" else _in_the_background(work)
+    status = work() if os.environ.get("LOCAL_RANK", "0") == "0" else in_the_background(work)
     if status == 0:
         PartialState().destroy_process_group()
-    return status
-
-
-def _in_the_background(work: Callable[[], int]) -> int:
-    """Hold back what is said, since the first process of this machine says the same.
-
-    When work fails, the first one most likely fails too, and the launcher then ends this process.
-    It speaks if that does not happen.
-    """
-    said, status = io.StringIO(), 1
-    try:
-        with contextlib.redirect_stderr(said):
-            status = work()
-    finally:
-        if status:
-            time.sleep(SECONDS_OF_SILENCE)
-            sys.stderr.write(said.getvalue())
     return status
 
 
