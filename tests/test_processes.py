@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, ROWS, tiny_model
-from utilities import checkpoints, models, training
+from tests.test_training import fit
+from utilities import checkpoints, models, processes, training
 from utilities.config import load_config
 from utilities.prompts import QUESTION_ANSWER
 from utilities.tokenization import PaddingCollator, tokenize_examples
@@ -72,16 +73,16 @@ def write_configs(folder, tokenizer):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     for name, (rows, *shapes) in SHAPES.items():
-        for processes, (batch, accumulation) in zip((2, 1), shapes, strict=True):
+        for count, (batch, accumulation) in zip((2, 1), shapes, strict=True):
             text = SETTINGS.format(
                 model="llama" if name == "llama" else "gpt_neox",
                 rows=rows,
-                output=f"{name}_{processes}",
+                output=f"{name}_{count}",
                 batch=batch,
                 accumulation=accumulation,
             )
             text += LORA.format(dropout=0.0) if name == "lora" else ""
-            (folder / f"{name}_{processes}.yaml").write_text(text, encoding="utf-8")
+            (folder / f"{name}_{count}.yaml").write_text(text, encoding="utf-8")
     text = SETTINGS.format(model="gpt_neox", rows=11, output="cut", batch=2, accumulation=1)
     text = text.replace("num_train_epochs: 3", "max_steps: 24") + KILLED
     text += LORA.format(dropout=0.3)
@@ -142,6 +143,13 @@ def cut_off(folder):
     return newest.name
 
 
+@contextlib.contextmanager
+def on_the_cpu():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "device", lambda: "cpu")
+        yield
+
+
 @pytest.fixture(scope="module")
 def several(tokenizer, tmp_path_factory):
     """A folder in which two processes trained, and what they said.
@@ -151,6 +159,8 @@ def several(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     write_configs(folder, tokenizer)
     left = cut_off(folder)
+    with on_the_cpu(), pytest.raises(TrainingError, match="left from a run with other settings"):
+        run_training(load_config(folder / "cut.yaml", TrainingConfig))  # by one process
     done = end_of(start(folder, "tests.test_processes", folder))
     assert done.status == 0, done.err
     return folder, left, done
@@ -160,8 +170,7 @@ def several(tokenizer, tmp_path_factory):
 def alone(several):
     """The same runs by this process alone, on the CPU."""
     folder, *_ = several
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "device", lambda: "cpu")
+    with on_the_cpu():
         return {
             name: run_training(load_config(folder / f"{name}_1.yaml", TrainingConfig))
             for name in SHAPES
@@ -242,10 +251,10 @@ def test_the_last_smaller_step_counts_its_rows_once(several):
         assert run.record["totals"]["steps"] == 3 * 3
 
 
-def test_an_evaluation_counts_each_row_once(several, monkeypatch):
+def test_an_evaluation_counts_each_row_once(several):
     folder, *_ = several
-    monkeypatch.setattr(models, "device", lambda: "cpu")
-    expected = evaluations(folder, "evaluations")
+    with on_the_cpu():
+        expected = evaluations(folder, "evaluations")
     for rank in (0, 1):
         found = json.loads((folder / f"told_{rank}.json").read_text())["evaluations"]
         for rows, losses in expected.items():
@@ -303,16 +312,31 @@ def test_a_config_that_is_refused_ends_all_processes_with_one_message(several):
     assert (folder / "cut" / "run.json").stat().st_mtime_ns == before
 
 
+def test_what_is_left_of_a_run_without_checkpoints_is_in_nobody_s_way(tokenizer, tmp_path):
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "unfinished.json").write_text('{"fingerprint": "of others"}')
+    data = tokenize_examples([QUESTION_ANSWER.example(row) for row in ROWS], tokenizer, 128)
+    fit(tiny_model("llama"), tokenizer, data, tmp_path / "run", max_steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_config_decides_the_precision_not_the_launcher(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    for precision, expected in [("fp32", "no"), ("bf16", "bf16")]:
+        arguments = make_training_arguments(tmp_path, precision=precision)
+        assert arguments.mixed_precision == expected
+
+
 def test_another_process_speaks_only_when_it_fails(monkeypatch):
     def work():
         sys.stderr.write("error: my own fault\n")
         return status
 
-    monkeypatch.setattr(training, "SECONDS_OF_SILENCE", 0)
+    monkeypatch.setattr(processes, "SECONDS_OF_SILENCE", 0)
     for status, expected in [(0, ""), (2, "error: my own fault\n")]:
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
-            assert training._in_the_background(work) == status
+            assert processes.in_the_background(work) == status
         assert said.getvalue() == expected
 
 

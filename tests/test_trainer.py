@@ -142,3 +142,27 @@ def test_compiling_is_optional(tokenizer, data, tmp_path):
     torch._dynamo.reset()
     losses = [run.history["loss"].tolist() for run in (plain, compiled)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_a_row_longer_than_a_pass_is_computed_twice_and_learns_the_same(
+    model, tokenizer, data, tmp_path
+):
+    trainer = Trainer(
+        model=model,
+        args=make_training_arguments(tmp_path, precision="fp32"),
+        train_dataset=data.features,
+        data_collator=PaddingCollator(tokenizer.pad_token_id),
+        max_tokens=20,
+    )
+    batch = trainer.data_collator([data.features[2]])
+    assert batch["input_ids"].numel() > 20
+    calls, gradients = [], []
+    model.base_model.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    for max_tokens in (20, 1000):
+        trainer.max_tokens = max_tokens
+        trainer.training_step(trainer.accelerator.prepare(model), dict(batch), None)
+        gradients.append([weight.grad for weight in model.parameters()])
+        model.zero_grad()
+    assert len(calls) == 3, "twice for the first, once for the second"
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)

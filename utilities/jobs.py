@@ -41,9 +41,9 @@ class Job:
 
     def finished(self) -> Run | None:
         """Return the run that is there already, if it is this one and may be reused."""
-        return Run.load(self.folder) if first_finds(self._is_finished) else None
+        return first_finds(self._finished)
 
-    def _is_finished(self) -> bool:
+    def _finished(self) -> Run | None:
         if is_in_the_way(self.folder, RECORD):
             raise TrainingError(
                 f"{self.folder} is there and is no run folder, so it stays; "
@@ -55,8 +55,10 @@ class Job:
                 "or set if_exists to `reuse` or `overwrite`"
             )
         if self.if_exists == "reuse" and (self.folder / RECORD).is_file():
-            return Run.load(self.folder).record["fingerprint"] == self.record["fingerprint"]
-        return False
+            run = Run.load(self.folder)
+            if run.record["fingerprint"] == self.record["fingerprint"]:
+                return run
+        return None
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Path | None]:

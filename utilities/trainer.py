@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from utilities import adapters, checkpoints, models
 from utilities.batching import RowChoice, RowsByChoice, StepBatches, into_passes, row_lengths
 from utilities.config import LabError
+from utilities.embeddings import UsedRows
 from utilities.inference import answer_ids
 from utilities.losses import SupervisedLoss, has_plain_head, supervised_loss
 from utilities.metrics import is_exact_match
@@ -68,10 +69,22 @@ class Trainer(transformers.Trainer):
         self.prompt_loss = prompt_loss
         self.fused = has_plain_head(self.model)
         self.shape = _shape_of(self.model)
+        self.used_rows = None
         self.is_adapter = hasattr(self.model, "peft_config")
         self._sums = _Sums()
         self._started = time.monotonic()
         self.add_callback(_Moments(self))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; of untied input embeddings only the rows that the data use."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.is_adapter):
+            self.used_rows = UsedRows.attach(self.model, self.args, self.train_dataset)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.used_rows:
+                self.used_rows.detach()
+                self.used_rows = None
 
     # ---- batches ----
 
@@ -108,6 +121,20 @@ class Trainer(transformers.Trainer):
             {name: value[chosen, : lengths[chosen[0]]] for name, value in inputs.items()}
             for chosen in passes
         ]
+
+    @contextlib.contextmanager
+    def _activations_within_budget(self, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
+        """Have a row that is longer than a pass may be computed twice, in place of kept."""
+        model = self.accelerator.unwrap_model(self.model)
+        too_long = inputs["input_ids"].numel() > self.max_tokens
+        if not too_long or self.args.activation_checkpointing or self.is_fsdp_enabled:
+            yield
+            return
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        try:
+            yield
+        finally:
+            model.activation_checkpointing_disable()
 
     # ---- loss ----
 
@@ -159,7 +186,7 @@ class Trainer(transformers.Trainer):
         for number, part in enumerate(passes, 1):
             is_last = number == len(passes)
             waiting = contextlib.nullcontext() if is_last else self.accelerator.no_sync(model)
-            with waiting:
+            with waiting, self._activations_within_budget(part):
                 total += super().training_step(model, part, num_items_in_batch)
         if not torch.isfinite(total):
             raise TrainingError(
@@ -312,7 +339,9 @@ class Trainer(transformers.Trainer):
             saved = type(model).from_pretrained(
                 checkpoint, dtype=torch.float32, local_files_only=True, use_safetensors=True
             )
-        model.load_state_dict(saved.state_dict())
+        model.load_state_dict(saved.state_dict(), strict=self.used_rows is None)
+        if self.used_rows:
+            self.used_rows.reread()
 
 
 class _Sums:
@@ -388,6 +417,8 @@ class _Moments(transformers.TrainerCallback):
         batches.epoch = state.global_step // self.steps
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.trainer.used_rows:
+            self.trainer.used_rows.follow()
         # A checkpoint of an epoch's last step waits for the epoch's end: else what is done there
         # would be left out when resuming from it.
         if control.should_save and state.global_step % self.steps == 0:

@@ -35,7 +35,7 @@ from utilities.freezing import freeze, trained_weights
 from utilities.jobs import Job
 from utilities.planning import plan
 from utilities.preflight import as_records, check_data, preflight, tell
-from utilities.processes import in_the_background, processes
+from utilities.processes import first_finds, in_the_background, processes
 from utilities.prompts import QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
 from utilities.runs import HISTORY, SAMPLES, Run, compare, git_state
 from utilities.settings import Settings, make_training_arguments, resolve_precision
@@ -141,8 +141,14 @@ def train(
             max_tokens=options.max_tokens,
             prompt_loss=options.prompt_loss,
         )
+        if trainer.is_fsdp_enabled and options.lora and options.lora.merge:
+            raise TrainingError(
+                "lora.merge: no process of FSDP holds all weights; leave it out, and "
+                "models.load merges when it reads the run folder"
+            )
         _keep_freed_memory()
-        if options.preflight and not checkpoint:
+        # FSDP has no model on this device yet, and perhaps no room for a whole one.
+        if options.preflight and not checkpoint and not trainer.is_fsdp_enabled:
             findings += preflight(trainer, train_data)
             tell(findings)
         job.record["preflight"] = as_records(findings)
@@ -152,7 +158,7 @@ def train(
         # than the saved one does.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         job.finish(trainer, prompt_format, options.lora, config)
-    return Run.load(job.folder)
+    return first_finds(lambda: Run.load(job.folder))
 
 
 def _record(
