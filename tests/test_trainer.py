@@ -157,7 +157,7 @@ def test_a_row_longer_than_a_pass_is_computed_twice_and_learns_the_same(
     batch = trainer.data_collator([data.features[2]])
     assert batch["input_ids"].numel() > 20
     calls, gradients = [], []
-    model.base_model.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    model.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     for max_tokens in (20, 1000):
         trainer.max_tokens = max_tokens
         trainer.training_step(trainer.accelerator.prepare(model), dict(batch), None)

@@ -127,7 +127,8 @@ class Trainer(transformers.Trainer):
         """Have a row that is longer than a pass may be computed twice, in place of kept."""
         model = self.accelerator.unwrap_model(self.model)
         too_long = inputs["input_ids"].numel() > self.max_tokens
-        if not too_long or self.args.activation_checkpointing or self.is_fsdp_enabled:
+        is_set = self.args.activation_checkpointing or not model.supports_gradient_checkpointing
+        if not too_long or is_set or self.is_fsdp_enabled:
             yield
             return
         model.activation_checkpointing_enable({"use_reentrant": False})
