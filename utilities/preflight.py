@@ -135,18 +135,20 @@ def _two_passes(trainer: Trainer, data: TokenizedExamples) -> tuple[float, float
     rows = RowsByChoice(data.features)
     batch = trainer.data_collator([rows[RowChoice(int(i))] for i in typical[:count]])
     inputs = trainer._prepare_inputs(batch)
-    model = trainer.model
+    model, was_training = trainer.model, trainer.model.training
+    model.train()
     seconds, loss = 0.0, math.nan
     with _random_numbers_kept(), torch.enable_grad():
         for _ in range(2):  # the first one warms up
             start = time.monotonic()
-            with trainer.accelerator.autocast():
+            with trainer.accelerator.autocast(), trainer.activations_within_budget(inputs):
                 found = trainer._supervised_loss(model, inputs, 1 / max(_learned(inputs), 1))
             loss = found.loss.item()
             if math.isfinite(loss):
                 found.loss.backward()
             seconds = time.monotonic() - start
             model.zero_grad(set_to_none=True)
+    model.train(was_training)
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss of the untrained model is {loss}: its weights are damaged, or the precision "

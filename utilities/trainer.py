@@ -123,7 +123,7 @@ class Trainer(transformers.Trainer):
         ]
 
     @contextlib.contextmanager
-    def _activations_within_budget(self, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
+    def activations_within_budget(self, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
         """Have a row that is longer than a pass may be computed twice, in place of kept."""
         model = self.accelerator.unwrap_model(self.model)
         too_long = inputs["input_ids"].numel() > self.max_tokens
@@ -187,7 +187,7 @@ class Trainer(transformers.Trainer):
         for number, part in enumerate(passes, 1):
             is_last = number == len(passes)
             waiting = contextlib.nullcontext() if is_last else self.accelerator.no_sync(model)
-            with waiting, self._activations_within_budget(part):
+            with waiting, self.activations_within_budget(part):
                 total += super().training_step(model, part, num_items_in_batch)
         if not torch.isfinite(total):
             raise TrainingError(
