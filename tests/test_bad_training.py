@@ -161,7 +161,7 @@ def test_the_best_checkpoint_that_is_not_what_it_was(tokenizer, data, tmp_path, 
         )
 
 
-def test_evaluating_without_data(tokenizer, data, tmp_path):
+def test_evaluating_without_data(tmp_path):
     arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     with pytest.raises(TrainingError, match="nothing to evaluate on"):
         Trainer(model=tiny_model("llama"), args=arguments).evaluate()
