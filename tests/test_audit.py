@@ -16,8 +16,8 @@ from utilities import plots
 from utilities.audit import AuditConfig, audit_rows, main, run_audit, token_budget
 from utilities.checks import CODES
 from utilities.evaluation import nearest_question_answers
+from utilities.intervals import wilson_interval
 from utilities.leakage import leakage
-from utilities.metrics import wilson_interval
 from utilities.packing import best_fit
 from utilities.prompts import ALPACA, CHAT, PLAIN, QUESTION_ANSWER, TEXT, USER_ASSISTANT
 from utilities.readers import DataError

@@ -10,7 +10,7 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from tests.conftest import ROWS, tiny_model
-from utilities.inference import generate_ids
+from utilities.inference import answer_ids
 from utilities.labs import (
     RunnerError,
     Trainer,
@@ -215,5 +215,5 @@ def test_inference_is_cut_by_tokens(model, tokenizer):
     assert inference(text, model, tokenizer, 20, 5) == inference(
         tokenizer.decode(ids[-20:]), model, tokenizer, 1000, 5
     )
-    (answer,) = generate_ids(model, tokenizer, ["Why?"], 5)
+    (answer,) = answer_ids(model, tokenizer, encode_texts(tokenizer, ["Why?"]), 5)
     assert inference("Why?", model, tokenizer, 5, 5) == tokenizer.decode(answer).strip()

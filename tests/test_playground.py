@@ -64,7 +64,7 @@ def test_a_model_that_was_taught_plain_text_continues(saved, model_folder):
 
 
 def test_a_chat_in_a_notebook_works_by_clicks(tuned, monkeypatch):
-    monkeypatch.setattr(playground, "_somebody_can_type", lambda: True)
+    monkeypatch.setattr(playground, "somebody_can_type", lambda: True)
     box = chat(tuned, max_new_tokens=8)
     said, (text, send) = box.children[0], box.children[1].children
     send.click()
@@ -110,13 +110,13 @@ def test_a_program_that_runs_a_notebook_cannot_type(monkeypatch):
         get_ipython = Shell
 
     monkeypatch.setitem(sys.modules, "IPython", IPython)
-    assert playground._somebody_can_type()
+    assert playground.somebody_can_type()
     Shell.kernel.allowed = False
-    assert not playground._somebody_can_type()
+    assert not playground.somebody_can_type()
     Shell.kernel = None
-    assert not playground._somebody_can_type()
+    assert not playground.somebody_can_type()
     monkeypatch.delitem(sys.modules, "IPython")
-    assert not playground._somebody_can_type()
+    assert not playground.somebody_can_type()
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])

@@ -8,7 +8,7 @@ from tests.test_training import fit
 from utilities import tracking
 from utilities.prompts import QUESTION_ANSWER
 from utilities.tokenization import tokenize_examples
-from utilities.training import TrainingError
+from utilities.tracking import TrackingError
 
 TAGS = {"group": "lab", "job_type": "finetune", "name": "first"}
 
@@ -89,6 +89,6 @@ def test_trackio(tokenizer, data, tmp_path):
 
 def test_a_tracker_that_is_not_installed(tokenizer, data, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TrainingError, match="pip install trackio"):
+    with pytest.raises(TrackingError, match="pip install trackio"):
         fit(tiny_model("llama"), tokenizer, data, tmp_path / "run", tracking={"tracker": "trackio"})
     assert not list(tmp_path.iterdir())

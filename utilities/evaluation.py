@@ -1,121 +1,63 @@
-"""Evaluation: predictions into a table, tables into scores, beside baselines.
+"""Evaluation: answers into a table, the table into scores, comparisons and errors.
 
     python -m utilities.evaluation configs/course_assistant/evaluate.yaml [key=value …]
 
 Everything after generation reads the prediction table: one row per question and system, with the
-columns of the data, then `prompt`, `reference`, `prediction`, `system` and a column per score.
+columns of the data, then `row`, `prompt`, `reference`, `prediction`, `system`, what ended the
+answer, and a column per score. A run that is killed goes on where it was.
 """
 
 import json
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import Field
-from sklearn.feature_extraction.text import TfidfVectorizer
 
-from utilities import models
-from utilities.config import ConfigPath, LabError, ModelName, StrictModel, command_line
-from utilities.inference import generate
-from utilities.metrics import is_exact_match, share_of
+from utilities import models, scoring
+from utilities.config import ConfigPath, ModelName, StrictModel, command_line
+from utilities.decoding import Generation
+from utilities.endpoints import Endpoint
+from utilities.errors import error_counts, refusals
+from utilities.folders import versions
+from utilities.inference import Answer, LocalModel
+from utilities.intervals import Estimate
+from utilities.metrics import SHARES, cosines, sentence_similarity
+from utilities.predictions import collect
 from utilities.prompts import FILE_NAME, QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
 from utilities.sources import ConfigSource, read_rows
+from utilities.tables import (
+    EvaluationError,
+    compare,
+    forgetting,
+    most_frequent_answer,
+    nearest_question_answers,
+    prediction_table,
+    score,
+)
+from utilities.tracking import Tracking, log_figures
 
+__all__ = [
+    "EvaluationConfig",
+    "EvaluationError",
+    "compare",
+    "forgetting",
+    "most_frequent_answer",
+    "nearest_question_answers",
+    "prediction_table",
+    "run_evaluation",
+    "score",
+]
 
-class EvaluationError(LabError):
-    """An evaluation that cannot be done as asked."""
-
-
-def prediction_table(
-    rows: Sequence[dict[str, Any]],
-    predictions: Sequence[str],
-    prompt_format: PromptFormat,
-    system: str,
-    refusal: str | None = None,
-) -> pd.DataFrame:
-    """Put predictions beside their references, and score each row.
-
-    Args:
-        rows: the data rows.
-        predictions: one answer per row, in the same order.
-        prompt_format: makes prompt and reference from a row.
-        system: who answered, e.g. `tuned`, `base` or `nearest question`.
-        refusal: text that marks an answer as turning the question down; adds `turned_down`.
-
-    Returns:
-        A table with the rows' columns, then `prompt`, `reference`, `prediction`, `system` (str),
-        `exact_match`, `normalized_exact_match`, and perhaps `turned_down` (bool).
-
-    Raises:
-        EvaluationError: the two have different lengths, or there are none.
-    """
-    if len(rows) != len(predictions) or not rows:
-        raise EvaluationError(
-            f"expected one prediction a row, found {len(predictions)} for {len(rows)} rows"
-        )
-    table = pd.DataFrame(list(rows))
-    table["prompt"] = [prompt_format.prompt(row) for row in rows]
-    table["reference"] = [prompt_format.reference(row) for row in rows]
-    table["prediction"] = list(predictions)
-    table["system"] = system
-    pairs = list(zip(table["prediction"], table["reference"], strict=True))
-    table["exact_match"] = [is_exact_match(*pair) for pair in pairs]
-    table["normalized_exact_match"] = [is_exact_match(*pair, normalized=True) for pair in pairs]
-    if refusal:
-        table["turned_down"] = [refusal.lower() in text.lower() for text in predictions]
-    return table
-
-
-SCORES = ["exact_match", "normalized_exact_match", "turned_down"]
-
-
-def score(table: pd.DataFrame, by: Sequence[str] = ("system",)) -> pd.DataFrame:
-    """Summarize a prediction table.
-
-    Args:
-        table: what `prediction_table` returned; several may be concatenated.
-        by: the columns to group by.
-
-    Returns:
-        One row per group and metric: the group's columns, `metric`, `value`, `low`, `high` (shares
-        between 0 and 1, with the 95 % Wilson interval), and `n`.
-
-    Raises:
-        EvaluationError: the table lacks a column.
-    """
-    missing = {*by, "exact_match"} - set(table)
-    if missing:
-        raise EvaluationError(f"the prediction table lacks the columns {sorted(missing)}")
-    lines = []
-    for group, rows in table.groupby(list(by), sort=False):
-        for metric in (name for name in SCORES if name in table):
-            share = share_of(rows[metric])._asdict()
-            lines.append(
-                dict(zip(by, group, strict=True)) | {"metric": metric, **share, "n": len(rows)}
-            )
-    return pd.DataFrame(lines)
-
-
-def nearest_question_answers(
-    train_rows: Sequence[dict[str, Any]],
-    test_rows: Sequence[dict[str, Any]],
-    prompt_format: PromptFormat,
-) -> list[str]:
-    """Answer each test row with the response of the most similar training prompt.
-
-    This rival knows no language. A model that does not beat it has learned to look up.
-
-    Similarity is the cosine of TF-IDF vectors over character n-grams of 2 to 5 within words, which
-    forgives typos. Prompts are compared as the format makes them; what they share cancels out.
-    """
-    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    known = vectorizer.fit_transform([prompt_format.prompt(row) for row in train_rows])
-    asked = vectorizer.transform([prompt_format.prompt(row) for row in test_rows])
-    nearest = (asked @ known.T).toarray().argmax(axis=1)
-    return [prompt_format.reference(train_rows[index]) for index in nearest]
+Similarity = Literal["states", "sentences"]
+MODEL, BASE, NEAREST, FREQUENT = "model", "base model", "nearest question", "most frequent answer"
 
 
 class EvaluationConfig(StrictModel):
@@ -124,103 +66,318 @@ class EvaluationConfig(StrictModel):
     Attributes:
         model: a run folder, or any model to evaluate as it is.
         test: where the questions are; see `sources.Source`.
-        train: where the nearest-question baseline looks up its answers.
+        train: where the baselines look up their answers.
         base_model: evaluated beside `model`; None leaves it out.
+        beside: further systems by name: models, or endpoints (see `endpoints.Endpoint`).
         prompt_format: by default the one saved with the model, else question and answer.
         refusal: text that marks an answer as turning the question down.
         group_by: columns of the data to score apart as well, such as `topic`.
-        output_dir: gets `predictions.jsonl` and `scores.json`.
+        generation: how answers are written; see `decoding.Generation`.
+        dtype: of the weights.
+        use_cpu: leave a GPU alone.
+        similarity: further metrics: `states` compares mean states of `model`, `sentences` needs
+            sentence-transformers.
+        perplexity: measure how likely local models find the references.
+        neutral_text: a file of paragraphs; what training has cost is measured on them.
+        save_every: answers between two writings.
+        tracking: where scores go besides the folder; see `tracking.Tracking`.
+        output_dir: gets `predictions.jsonl` and `.parquet`, `scores.json`, `report.html`,
+            `evaluation.log`, and `answers/`, which is what a second run starts from.
     """
 
     model: ModelName
     test: ConfigSource
     train: ConfigSource | None = None
     base_model: ModelName | None = None
+    beside: dict[str, Endpoint | ModelName] = Field(default_factory=dict)
     prompt_format: ConfigPromptFormat | None = None
     refusal: str | None = None
     group_by: tuple[str, ...] = ()
-    max_new_tokens: int = Field(default=60, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    generation: Generation = Generation()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    use_cpu: bool = False
+    similarity: tuple[Similarity, ...] = ()
+    perplexity: bool = True
+    neutral_text: ConfigPath | None = None
+    save_every: int = Field(default=16, ge=1)
+    tracking: Tracking | None = None
     output_dir: ConfigPath
 
 
-def run_evaluation(config: EvaluationConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Do all that a config says, and write the two files.
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.
 
-    Returns:
-        (prediction table, scores by system and `group_by`).
+    Attributes:
+        predictions: the prediction table.
+        scores: by system, and by system and each of `group_by`; see `score`. With a refusal also
+            `refusal_precision` and `refusal_recall`; see `errors.refusals`.
+        comparisons: `model` against every other system; see `compare`.
+        errors: see `errors.error_counts`.
+        record: models, settings, versions, seconds; as in `scores.json`.
+        forgetting: ratio of perplexities on neutral text, when it was measured.
+    """
+
+    predictions: pd.DataFrame
+    scores: pd.DataFrame
+    comparisons: pd.DataFrame
+    errors: pd.DataFrame
+    record: dict[str, Any]
+    forgetting: Estimate | None = None
+
+
+def run_evaluation(config: EvaluationConfig, progress: bool = True) -> Evaluation:
+    """Do all that a config says, and write it into its folder.
 
     Raises:
-        LabError: of the module where the fault lies; the files are written at the very end.
+        LabError: of the module where the fault lies. Answers made until then are kept.
     """
-    systems = {"model": config.model, "base model": config.base_model}
-    choices = {name: models.choose(model) for name, model in systems.items() if model}
-    prompt_format = config.prompt_format or _saved_format(config.model)
-    prompt_format = prompt_format.bind(models.load_tokenizer(choices["model"]))
-    rows = read_rows(config.test, prompt_format)
-    for column in config.group_by:
-        if any(column not in row for row in rows):
-            raise EvaluationError(f"group_by names {column!r}, which not every row has")
-    tables = []
-    if config.train:
-        known = read_rows(config.train, prompt_format)
-        answers = nearest_question_answers(known, rows, prompt_format)
-        tables.append(
-            prediction_table(rows, answers, prompt_format, "nearest question", config.refusal)
+    return _Work(config, progress).run()
+
+
+class _Work:
+    """One evaluation under way."""
+
+    def __init__(self, config: EvaluationConfig, progress: bool):
+        self.config, self.progress = config, progress
+        taken = {MODEL, BASE, NEAREST, FREQUENT} & set(config.beside)
+        if taken:
+            raise EvaluationError(f"beside: choose other names than {sorted(taken)}")
+        named = {MODEL: config.model, BASE: config.base_model, **config.beside}
+        self.systems = {
+            name: each if isinstance(each, Endpoint) else models.choose(each)
+            for name, each in named.items()
+            if each
+        }
+        tokenizer = models.load_tokenizer(self.systems[MODEL])
+        prompt_format, self.format_from = _prompt_format(
+            config, models.download(self.systems[MODEL])
         )
-    for name, choice in choices.items():
-        answers = answer_rows(choice, rows, prompt_format, config)
-        tables.append(prediction_table(rows, answers, prompt_format, name, config.refusal))
-    table = pd.concat(tables, ignore_index=True)
-    scores = score(table, ["system", *config.group_by])
-    _write(config.output_dir, table, scores, {n: c.record() for n, c in choices.items()})
-    return table, scores
+        self.format = prompt_format.bind(tokenizer)
+        stop = config.generation.stop
+        self.settings = config.generation.model_copy(
+            update={"stop": tuple(self.format.stop) if stop is None else stop}
+        )
+        self.rows = read_rows(config.test, self.format)
+        for column in config.group_by:
+            if any(column not in row for row in self.rows):
+                raise EvaluationError(f"group_by names {column!r}, which not every row has")
+        self.prompts = [self.format.prompt(row) for row in self.rows]
+        self.texts = _paragraphs(config.neutral_text) if config.neutral_text else []
+        if self.texts and not config.base_model:
+            raise EvaluationError("neutral_text compares with base_model, which is not given")
+
+    def run(self) -> Evaluation:
+        config, start = self.config, time.perf_counter()
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+        self.log = _log_into(config.output_dir / "evaluation.log")
+        tables = self._baselines()
+        losses: dict[str, Any] = {}
+        for name, choice in self.systems.items():
+            tables.append(self._system(name, choice, losses))
+        table = pd.concat(tables, ignore_index=True)
+        if "sentences" in config.similarity:
+            table["sentence_similarity"] = _by_sentences(table)
+        by = [["system"], *(["system", column] for column in config.group_by)]
+        scores = [score(table, columns) for columns in by]
+        if config.refusal:
+            found = refusals(table, config.refusal)
+            scores.insert(1, found.assign(metric="refusal_" + found["metric"]))
+        scores = pd.concat(scores, ignore_index=True)
+        others = [name for name in table["system"].unique() if name != MODEL]
+        pairs = [compare(table, name, MODEL).assign(against=name) for name in others]
+        evaluation = Evaluation(
+            predictions=table,
+            scores=scores,
+            comparisons=pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(),
+            errors=error_counts(table),
+            record={
+                "models": {name: each.record() for name, each in self.systems.items()},
+                "config": config.model_dump(mode="json"),
+                "prompt_format": {"name": self.format.name, "from": self.format_from},
+                "rows": len(self.rows),
+                "failed": {
+                    str(name): int(rows["error"].notna().sum())
+                    for name, rows in table.groupby("system", sort=False)
+                },
+                "seconds": round(time.perf_counter() - start, 1),
+                "versions": versions(),
+            },
+            forgetting=self._forgetting(losses),
+        )
+        self._write(evaluation)
+        self.log(f"done in {evaluation.record['seconds']} s")
+        return evaluation
+
+    def _table(self, answers: Sequence[str | Answer], name: str) -> pd.DataFrame:
+        return prediction_table(self.rows, answers, self.format, name, self.config.refusal)
+
+    def _baselines(self) -> list[pd.DataFrame]:
+        if not self.config.train:
+            return []
+        known = read_rows(self.config.train, self.format)
+        frequent = [most_frequent_answer(known, self.format)] * len(self.rows)
+        nearest = nearest_question_answers(known, self.rows, self.format)
+        return [self._table(nearest, NEAREST), self._table(frequent, FREQUENT)]
+
+    def _system(
+        self, name: str, choice: models.ModelChoice | Endpoint, losses: dict[str, Any]
+    ) -> pd.DataFrame:
+        config = self.config
+        self.log(f"{name}: {choice if isinstance(choice, models.ModelChoice) else choice.model}")
+        local = None if isinstance(choice, Endpoint) else self._load(choice)
+        origin = choice.record() if local is None else _origin(choice, config)
+        file = config.output_dir / "answers" / f"{_file_name(name)}.jsonl"
+        answers = collect(
+            file,
+            local or choice,
+            self.prompts,
+            self.settings,
+            origin,
+            config.save_every,
+            self.progress,
+        )
+        failed = [answer.error for answer in answers if answer.error]
+        if len(failed) == len(answers):
+            raise EvaluationError(f"{name}: every row failed, the first with: {failed[0]}")
+        self.log(f"{name}: {len(answers)} answers, {len(failed)} failed")
+        table = self._table(answers, name)
+        if local and config.perplexity:
+            references = table["reference"].tolist()
+            sums, tokens = scoring.log_probabilities(
+                local.model, local.tokenizer, self.prompts, references
+            )
+            table["reference_log_probability"], table["reference_tokens"] = sums, tokens
+            table["perplexity"] = np.exp(-sums / tokens)
+        if name == MODEL and "states" in config.similarity:
+            pair = [
+                scoring.mean_states(local.model, local.tokenizer, table[column].tolist())
+                for column in ("prediction", "reference")
+            ]
+            table["state_similarity"] = cosines(*pair)
+        if local and self.texts and name in (MODEL, BASE):
+            losses[name] = local
+        return table
+
+    def _load(self, choice: models.ModelChoice) -> LocalModel:
+        model, tokenizer = models.load(choice, self.config.dtype)
+        return LocalModel(model.to("cpu") if self.config.use_cpu else model, tokenizer)
+
+    def _forgetting(self, loaded: dict[str, LocalModel]) -> Estimate | None:
+        if not self.texts:
+            return None
+        _, ratio = forgetting(loaded[BASE], loaded[MODEL], self.texts)
+        self.log(f"perplexity on neutral text, by that of the base model: {ratio.value:.3f}")
+        return ratio
+
+    def _write(self, evaluation: Evaluation) -> None:
+        from utilities.reports import write_report
+
+        folder, table = self.config.output_dir, evaluation.predictions
+        report = {
+            **evaluation.record,
+            "scores": evaluation.scores.to_dict(orient="records"),
+            "comparisons": evaluation.comparisons.to_dict(orient="records"),
+            "errors": evaluation.errors.to_dict(orient="records"),
+            "forgetting": evaluation.forgetting and evaluation.forgetting._asdict(),
+        }
+        lines = table.to_json(orient="records", lines=True, force_ascii=False)
+        _whole(folder / "predictions.jsonl", lambda path: path.write_text(lines, "utf-8"))
+        _whole(folder / "predictions.parquet", _flat(table).to_parquet)
+        text = json.dumps(_finite(report), indent=2, ensure_ascii=False, default=str) + "\n"
+        _whole(folder / "scores.json", lambda path: path.write_text(text, "utf-8"))
+        _whole(folder / "report.html", lambda path: write_report(evaluation, path, self.config))
+        if self.config.tracking:
+            whole = evaluation.scores.drop_duplicates(["system", "metric"])
+            figures = {f"{line.system}/{line.metric}": line.value for line in whole.itertuples()}
+            log_figures(self.config.tracking, folder, figures)
 
 
-def answer_rows(
-    choice: models.ModelChoice,
-    rows: Sequence[dict[str, Any]],
-    prompt_format: PromptFormat,
-    config: EvaluationConfig,
-) -> list[str]:
-    """Load a model and let it answer rows, with the settings of a config."""
-    model, tokenizer = models.load(choice, config.dtype)
-    return generate(
-        model,
-        tokenizer,
-        [prompt_format.prompt(row) for row in rows],
-        config.max_new_tokens,
-        config.batch_size,
-        prompt_format.stop,
-        progress=True,
-    )
+def _prompt_format(config: EvaluationConfig, folder: Path) -> tuple[PromptFormat, str]:
+    """Return the format that the model is asked in, and where it comes from."""
+    if config.prompt_format:
+        return config.prompt_format, "the config names it"
+    if (folder / FILE_NAME).is_file():
+        return PromptFormat.load(folder), "it is saved with the model"
+    if (folder / "run.json").is_file():
+        raise EvaluationError(
+            f"the run folder {folder.name} holds no {FILE_NAME}; name `prompt_format` in the config"
+        )
+    return QUESTION_ANSWER, "none is saved with the model"
 
 
-def _saved_format(model: str) -> PromptFormat:
-    has_format = (Path(model) / FILE_NAME).is_file()
-    return PromptFormat.load(model) if has_format else QUESTION_ANSWER
+def _origin(choice: models.ModelChoice, config: EvaluationConfig) -> dict[str, Any]:
+    """Return what a model's answers depend on: its name, files and dtype."""
+    weights = sorted(models.download(choice).glob("*.safetensors"))
+    stamps = [[each.name, each.stat().st_size, each.stat().st_mtime_ns] for each in weights]
+    return {"name": choice.name, "source": choice.source, "dtype": config.dtype, "files": stamps}
 
 
-def _write(
-    folder: Path, table: pd.DataFrame, scores: pd.DataFrame, choices: dict[str, dict]
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    report = {"models": choices, "scores": scores.to_dict(orient="records")}
-    contents = {
-        "predictions.jsonl": table.to_json(orient="records", lines=True, force_ascii=False),
-        "scores.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n",
-    }
-    for name, text in contents.items():
-        unfinished = folder / f"{name}.partial"
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, folder / name)
+def _file_name(system: str) -> str:
+    return "".join(sign if sign.isalnum() or sign in "-." else "_" for sign in system)
+
+
+def _paragraphs(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"neutral_text: {path} cannot be read: {error}") from None
+    return [part.strip() for part in text.split("\n\n") if part.strip()]
+
+
+def _by_sentences(table: pd.DataFrame) -> np.ndarray:
+    try:
+        return sentence_similarity(table["prediction"], table["reference"])
+    except ImportError:
+        raise EvaluationError(
+            "similarity `sentences` needs a package; run `pip install sentence-transformers`"
+        ) from None
+
+
+def _log_into(path: Path) -> Callable[[str], None]:
+    logger = logging.getLogger(__name__)
+
+    def log(text: str) -> None:
+        logger.info(text)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    return log
+
+
+def _flat(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with columns of one type each, as parquet wants it."""
+    flat = table.astype({"tokens": float, "log_probability": float})
+    for name in flat.select_dtypes(object):
+        if not all(isinstance(value, str) or value is None for value in flat[name]):
+            flat[name] = [value if isinstance(value, str) else str(value) for value in flat[name]]
+    return flat
+
+
+def _finite(value: Any) -> Any:
+    """Return the same with None for what JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _whole(path: Path, write: Callable[[Path], Any]) -> None:
+    unfinished = path.with_name(f"{path.name}.partial")
+    write(unfinished)
+    os.replace(unfinished, path)
 
 
 def _report(config: EvaluationConfig) -> None:
-    _, scores = run_evaluation(config)
-    wrote = f"wrote: {config.output_dir / 'predictions.jsonl'} and scores.json"
-    sys.stdout.write(f"{scores.round(3).to_string(index=False)}\n{wrote}\n")
+    evaluation = run_evaluation(config)
+    chosen = evaluation.scores[evaluation.scores["metric"].isin(SHARES)]
+    chosen = chosen.dropna(axis="columns", how="all").round(3).fillna("")
+    failed = sum(evaluation.record["failed"].values())
+    lines = [chosen.to_string(index=False)]
+    lines += [f"{failed} answers failed; see the column `error`"] if failed else []
+    lines.append(f"wrote: {config.output_dir / 'report.html'}, predictions and scores beside it")
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,141 +1,333 @@
-"""Generation: batches that answer exactly as one prompt at a time would.
+"""Answers to prompts: many at once, each as it would be alone, with what it takes to judge them.
 
-Prompts are sorted by length, so that a batch holds prompts of like length; padded on the left, so
-that every answer starts right after its prompt; and answers are cut by tokens, never by characters.
+Prompts of like length are answered together, under a budget of tokens. Each answer comes with its
+log-probability and the reason why it ended. In float32 none of this depends on the batches.
+
+    from utilities import models
+    from utilities.inference import Generation, LocalModel, generate
+
+    model, tokenizer = models.load("runs/course_assistant")
+    generate(model, tokenizer, ["### Question:\nWhat is an epoch?\n\n### Answer:\n"])
 """
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
-import torch
+from pydantic import ValidationError
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utilities.config import LabError
+from utilities.decoding import Batch, Generation
+from utilities.scoring import batches, log_probabilities_of_ids, padded
 from utilities.tokenization import encode_texts
+
+__all__ = ["Answer", "Answerer", "Generation", "GenerationError", "LocalModel", "generate"]
+
+
+logger = logging.getLogger(__name__)
 
 
 class GenerationError(LabError):
     """A request for text that the model cannot fulfil."""
 
 
-def generate_ids(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    max_new_tokens: int = 60,
-    batch_size: int = 32,
-    progress: bool = False,
-) -> list[list[int]]:
-    """Return the greedy answer to each prompt as token ids, without the end-of-text token.
+Stopped = Literal["end_of_text", "stop_string", "max_new_tokens", "error"]
 
-    Arguments, order and errors are those of `generate`. In float32 the ids do not depend on
-    `batch_size`.
+
+@dataclass(frozen=True)
+class Answer:
+    """What was written for one prompt.
+
+    Attributes:
+        text: the answer, cut before a stop string, white space at both ends removed.
+        stopped: what ended it.
+        tokens: how many were written, end-of-text included.
+        log_probability: of all of them together, in nats; None where it is not known.
+        error: why there is no answer; None when there is one.
+        ids: the tokens, without end-of-text; empty where they are not known.
     """
-    encoded = encode_texts(tokenizer, prompts, beginning=True)
-    return answer_ids(model, tokenizer, encoded, max_new_tokens, batch_size, progress)
+
+    text: str
+    stopped: Stopped
+    tokens: int = 0
+    log_probability: float | None = None
+    error: str | None = None
+    ids: list[int] = field(default_factory=list, repr=False)
 
 
-@torch.inference_mode()
-def answer_ids(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    max_new_tokens: int = 60,
-    batch_size: int = 32,
-    progress: bool = False,
-) -> list[list[int]]:
-    """Do the work of `generate_ids` for prompts that are tokenized already."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    room = context - max_new_tokens if context else None
-    if max_new_tokens < 1 or batch_size < 1:
-        raise GenerationError(
-            f"max_new_tokens ({max_new_tokens}) and batch_size ({batch_size}) must be 1 or more"
-        )
-    if room is not None and room < 1:
-        raise GenerationError(
-            f"max_new_tokens is {max_new_tokens}, but the model's context holds {context} tokens, "
-            "prompt included; ask for fewer"
-        )
-    # An empty prompt still needs one token to continue from.
-    encoded = [ids[-room:] if room else ids for ids in prompts]
-    encoded = [ids or [tokenizer.eos_token_id] for ids in encoded]
-    longest_first = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
-    answers: list[list[int]] = [[] for _ in encoded]
-    was_training = model.training
-    model.eval()
-    with tqdm(total=len(encoded), desc="generating", unit="answer", disable=not progress) as bar:
-        for start in range(0, len(encoded), batch_size):
-            chosen = longest_first[start : start + batch_size]
-            batch = _generate_batch(
-                model, tokenizer, [encoded[index] for index in chosen], max_new_tokens
-            )
-            for index, answer in zip(chosen, batch, strict=True):
-                answers[index] = answer
-            bar.update(len(chosen))
-    model.train(was_training)
-    return answers
+class Answerer(Protocol):
+    """Whatever answers prompts: a `LocalModel`, or an `endpoints.Endpoint`."""
+
+    def answers(
+        self, prompts: Sequence[str], settings: Generation, skip: Sequence[int] = ()
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield the place of each prompt and its answer, as they get ready.
+
+        Args:
+            prompts: texts as a prompt format makes them.
+            settings: how answers are written.
+            skip: places of prompts that need no answer any more.
+        """
 
 
-def _generate_batch(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
-    max_new_tokens: int,
-) -> list[list[int]]:
-    longest = max(map(len, prompts))
-    padding = [longest - len(ids) for ids in prompts]
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    rows = zip(prompts, padding, strict=True)
-    output = model.generate(
-        input_ids=torch.tensor([[pad] * n + ids for ids, n in rows], device=model.device),
-        attention_mask=torch.tensor(
-            [[0] * n + [1] * (longest - n) for n in padding], device=model.device
-        ),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        use_cache=True,
-        pad_token_id=pad,
-        eos_token_id=eos,
-    )
-    answers = output[:, longest:].tolist()
-    return [ids[: ids.index(eos)] if eos in ids else ids for ids in answers]
+@dataclass(frozen=True)
+class LocalModel:
+    """A model in this process.
 
-
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    max_new_tokens: int = 60,
-    batch_size: int = 32,
-    stop: Sequence[str] = (),
-    progress: bool = False,
-) -> list[str]:
-    """Answer prompts greedily.
-
-    Args:
+    Attributes:
         model: a causal language model.
         tokenizer: the model's own, with a padding token.
-        prompts: texts as a prompt format makes them. A prompt that does not fit the context beside
-            its answer loses tokens from the left.
-        max_new_tokens: tokens an answer may have, 1 or more; the prompt does not count.
-        batch_size: prompts answered at once, 1 or more. More is faster, and takes more memory.
-        stop: strings that end an answer, such as `prompt_format.stop`; the answer is cut before
-            the first of them. A tuned model stops by itself, a base model needs this.
-        progress: show a progress bar.
-
-    Returns:
-        One answer per prompt, in the order given, stripped of white space at both ends.
-
-    Raises:
-        GenerationError: the numbers are out of range.
-
-    Example:
-        `generate(model, tokenizer, [QUESTION_ANSWER.prompt({"question": "What is an epoch?"})])`
     """
-    answers = generate_ids(model, tokenizer, prompts, max_new_tokens, batch_size, progress)
-    return [_cut(tokenizer.decode(ids, skip_special_tokens=True), stop) for ids in answers]
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def answers(
+        self, prompts: Sequence[str], settings: Generation, skip: Sequence[int] = ()
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield the place of each prompt and its answer, as they get ready: long prompts first.
+
+        A batch that fails, for lack of memory say, is tried again in halves; a prompt that fails
+        alone gets an answer that holds the error.
+
+        Raises:
+            GenerationError: the settings leave no room for a prompt.
+        """
+        encoded = encode_texts(self.tokenizer, prompts, beginning=True)
+        yield from self.answers_to_ids(encoded, settings, skip)
+
+    def answers_to_ids(
+        self, prompts: Sequence[Sequence[int]], settings: Generation, skip: Sequence[int] = ()
+    ) -> Iterator[tuple[int, Answer]]:
+        """Do the work of `answers` for prompts that are tokenized already."""
+        shortened = [self._shortened(ids, settings) for ids in prompts]
+        done = set(skip)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for places in batches(
+                [len(ids) + settings.max_new_tokens for ids in shortened], settings.batch_tokens
+            ):
+                # A batch as a whole, or its other answers would change in their last digits.
+                if not done.issuperset(places):
+                    yield from self._batch(places, shortened, settings)
+        finally:
+            self.model.train(was_training)
+
+    def _shortened(self, ids: Sequence[int], settings: Generation) -> Sequence[int]:
+        context = getattr(self.model.config, "max_position_embeddings", None) or math.inf
+        room = min(context - settings.max_new_tokens, settings.max_prompt_tokens or math.inf)
+        if room < 1:
+            raise GenerationError(
+                f"max_new_tokens is {settings.max_new_tokens}, but the model's context holds "
+                f"{context} tokens, prompt included; ask for fewer"
+            )
+        if len(ids) > room:
+            ids = ids[-int(room) :] if settings.shorten == "left" else ids[: int(room)]
+        return ids or [self.tokenizer.eos_token_id]  # there must be one token to continue from
+
+    def _batch(
+        self, places: Sequence[int], prompts: Sequence[Sequence[int]], settings: Generation
+    ) -> Iterator[tuple[int, Answer]]:
+        chosen, ready = [prompts[place] for place in places], set()
+        write = self._beams if settings.num_beams > 1 else self._tokens
+        try:
+            for row, answer in write(chosen, settings, places):
+                ready.add(places[row])
+                yield places[row], answer
+        except RuntimeError as error:  # PyTorch's, out of memory among them
+            left = [place for place in places if place not in ready]
+            if len(left) == 1:
+                told = f"{type(error).__name__}: {error}"
+                yield left[0], Answer("", "error", error=told)
+                return
+            logger.warning("a batch of %d failed, trying its halves: %s", len(left), error)
+            for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+                yield from self._batch(half, prompts, settings)
+
+    def _tokens(
+        self, prompts: Sequence[Sequence[int]], settings: Generation, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Answer]]:
+        batch = Batch(self.model, prompts, settings, self.tokenizer.pad_token_id, seeds)
+        ends, stop = self._end_ids(), settings.stop or ()
+        ids: list[list[int]] = [[] for _ in prompts]
+        sums = [0.0] * len(prompts)
+        while batch.places:
+            ended = set()
+            for token in batch.step():
+                answer, place = ids[token.place], token.place
+                answer.append(token.id)
+                sums[place] += token.log_probability
+                if not math.isfinite(sums[place]):
+                    told = "the model's scores are not finite; are its weights, in this dtype?"
+                    ended.add(place)
+                    yield place, Answer("", "error", len(answer), error=told)
+                elif reason := self._reason(answer, ends, stop, settings):
+                    ended.add(place)
+                    yield place, self._answer(answer, reason, sums[place], stop)
+            batch.drop(ended)
+
+    def _beams(
+        self, prompts: Sequence[Sequence[int]], settings: Generation, _: Sequence[int]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Leave it to the library, which writes all answers of a batch to their end."""
+        pad = self.tokenizer.pad_token_id
+        rows, mask = padded(prompts, pad)
+        extra = {}
+        if settings.stop:
+            extra = {"stop_strings": list(settings.stop), "tokenizer": self.tokenizer}
+        output = self.model.generate(
+            input_ids=rows.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            do_sample=False,
+            num_beams=settings.num_beams,
+            max_new_tokens=settings.max_new_tokens,
+            repetition_penalty=settings.repetition_penalty,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
+            pad_token_id=pad,
+            eos_token_id=sorted(self._end_ids()),
+            **extra,
+        )
+        ends, stop = self._end_ids(), settings.stop or ()
+        answers = []
+        for ids in output[:, rows.shape[1] :].tolist():
+            steps = range(1, len(ids) + 1)
+            reasons = ((n, self._reason(ids[:n], ends, stop, settings)) for n in steps)
+            length, reason = next((n, why) for n, why in reasons if why)
+            answers.append((ids[:length], reason))
+        pairs = list(zip(prompts, [ids for ids, _ in answers], strict=True))
+        scores = log_probabilities_of_ids(self.model, pairs, pad, settings.batch_tokens)
+        for row, ((ids, reason), score) in enumerate(zip(answers, scores, strict=True)):
+            yield row, self._answer(ids, reason, score, stop)
+
+    def _end_ids(self) -> set[int]:
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        several = configured if isinstance(configured, list) else [configured]
+        return {self.tokenizer.eos_token_id, *several} - {None}
+
+    def _reason(
+        self, ids: list[int], ends: set[int], stop: Sequence[str], settings: Generation
+    ) -> Stopped | None:
+        """Say what ends an answer at its last token, if anything does."""
+        if ids[-1] in ends:
+            return "end_of_text"
+        if stop:
+            # A token holds a byte at least, so the end of the text is enough to look at.
+            window = max(len(mark.encode()) for mark in stop) + 1
+            tail = self.tokenizer.decode(ids[-window:], skip_special_tokens=True)
+            if any(mark in tail for mark in stop):
+                return "stop_string"
+        return "max_new_tokens" if len(ids) == settings.max_new_tokens else None
+
+    def _answer(
+        self, ids: list[int], reason: Stopped, log_probability: float, stop: Sequence[str]
+    ) -> Answer:
+        kept = ids[:-1] if reason == "end_of_text" else ids
+        text = _cut(self.tokenizer.decode(kept, skip_special_tokens=True), stop)
+        return Answer(text, reason, len(ids), log_probability, ids=kept)
+
+    def stream(self, prompt: str, settings: Generation) -> Iterator[str]:
+        """Yield the answer to one prompt piece by piece, as it is written.
+
+        The pieces together are the text that `answers` gives. What may turn out to be the beginning
+        of a stop string, white space at the end, or half a character, is held back.
+        """
+        (ids,) = encode_texts(self.tokenizer, [prompt], beginning=True)
+        ids = self._shortened(ids, settings)
+        if settings.num_beams > 1:
+            raise GenerationError("beams are known at their end only; stream with num_beams 1")
+        batch = Batch(self.model.eval(), [ids], settings, self.tokenizer.pad_token_id, [0])
+        ends, stop, answer, told = self._end_ids(), settings.stop or (), [], 0
+        reason = None
+        while reason is None:
+            answer.append(batch.step()[0].id)
+            reason = self._reason(answer, ends, stop, settings)
+            text = self.tokenizer.decode(answer, skip_special_tokens=True)
+            text = _cut(text, stop) if reason else _certain(text, stop)
+            if len(text) > told:
+                yield text[told:]
+                told = len(text)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
     ends = [text.index(mark) for mark in stop if mark in text]
     return text[: min(ends, default=None)].strip()
+
+
+def _certain(text: str, stop: Sequence[str]) -> str:
+    """Return what of a growing text can be shown already."""
+    text = text.lstrip().rstrip("\N{REPLACEMENT CHARACTER}")
+    beginnings = {mark[:n] for mark in stop for n in range(1, len(mark))}
+    held = max((len(part) for part in beginnings if text.endswith(part)), default=0)
+    return text[: len(text) - held].rstrip()
+
+
+def settings_for(numbers: dict[str, Any]) -> Generation:
+    """Return settings from keyword arguments.
+
+    Raises:
+        GenerationError: a name is unknown, or a value out of range.
+    """
+    try:
+        return Generation(**numbers)
+    except ValidationError as error:
+        faults = (
+            f"{'.'.join(map(str, f['loc'])) or 'settings'}: {f['msg']}" for f in error.errors()
+        )
+        raise GenerationError("; ".join(faults)) from None
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[str],
+    max_new_tokens: int = 60,
+    stop: Sequence[str] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> list[str]:
+    """Answer prompts; the short form of `LocalModel.answers`.
+
+    Args:
+        model: a causal language model.
+        tokenizer: the model's own, with a padding token.
+        prompts: texts as a prompt format makes them.
+        max_new_tokens: tokens an answer may have, 1 or more; the prompt does not count.
+        stop: strings that end an answer, such as `prompt_format.stop`; the answer is cut before
+            the first of them. A tuned model stops by itself, a base model needs this.
+        progress: show a progress bar.
+        settings: further fields of `Generation`.
+
+    Returns:
+        One answer per prompt, in the order given, stripped of white space at both ends.
+
+    Raises:
+        GenerationError: a setting is wrong, or a prompt failed.
+
+    Example:
+        `generate(model, tokenizer, [QUESTION_ANSWER.prompt({"question": "What is an epoch?"})])`
+    """
+    prompts = list(prompts)
+    wanted = settings_for({"max_new_tokens": max_new_tokens, "stop": tuple(stop), **settings})
+    found = LocalModel(model, tokenizer).answers(prompts, wanted)
+    found = tqdm(found, "generating", len(prompts), unit="answer", disable=not progress)
+    answers = dict(found)
+    if failed := [answer.error for answer in answers.values() if answer.error]:
+        raise GenerationError(f"{len(failed)} of {len(prompts)} prompts failed: {failed[0]}")
+    return [answers[place].text for place in range(len(prompts))]
+
+
+def answer_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int = 60,
+) -> list[list[int]]:
+    """Return greedy answers to tokenized prompts as ids, without end-of-text; see `generate`."""
+    settings = settings_for({"max_new_tokens": max_new_tokens})
+    answers = dict(LocalModel(model, tokenizer).answers_to_ids(prompts, settings))
+    return [answers[place].ids for place in range(len(prompts))]

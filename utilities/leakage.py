@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from utilities.checks import Finding, Row, comparable_rows, read_for_checks
-from utilities.metrics import is_exact_match, share_of
+from utilities.intervals import share_of
+from utilities.metrics import is_exact_match
 from utilities.prompts import QUESTION_ANSWER, PromptFormat, TemplateFormat
 from utilities.sources import AnySource
 from utilities.splitting import near_duplicate_pairs

@@ -159,7 +159,7 @@ def chat(
     else:
         model = run.loaded
     has_widgets = importlib.util.find_spec("ipywidgets") is not None
-    if has_widgets and _somebody_can_type():
+    if has_widgets and somebody_can_type():
         return _chat_box(Conversation(model, max_new_tokens))
     missing = "nobody can type here" if has_widgets else "ipywidgets is not installed"
     is_hub = model.choice.source.startswith("hub")
@@ -171,7 +171,7 @@ def chat(
     return pd.DataFrame({"you": list(examples), "model": answers})
 
 
-def _somebody_can_type() -> bool:
+def somebody_can_type() -> bool:
     """Say whether the notebook is run by somebody, not by a program, which takes no input."""
     ipython = sys.modules.get("IPython")
     kernel = getattr(ipython and ipython.get_ipython(), "kernel", None)

@@ -1,4 +1,4 @@
-"""Curves over the steps of a run, as SVG text; colors and dashes come from `dashboard.css`."""
+"""Curves over steps, and values with intervals, as SVG text; `pages.css` has the colors."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -80,6 +80,42 @@ def line_chart(title: str, lines: Sequence[Line], mark: int | None = None) -> st
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>{_legend(lines)}"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+def interval_chart(title: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
+    """Return a figure with a dot and its interval for each name, on a scale from 0 to 1.
+
+    Args:
+        title: what the values are.
+        rows: (name, value, low, high), each number between 0 and 1.
+    """
+    left, step = 170, 34
+    bottom = TOP + step * len(rows)
+
+    def x(value: float) -> float:
+        return round(left + value * (WIDTH - left - 60), 1)
+
+    parts = []
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(f'<path class="grid" d="M{x(tick)} {TOP}V{bottom}"/>')
+        label = f'<text x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{tick:.0%}</text>'
+        parts.append(label)
+    for place, (name, value, low, high) in enumerate(rows):
+        y, look = TOP + step * (place + 0.5), f'class="line{place % 6}"'
+        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<polyline {look} points="{x(low)},{y} {x(high)},{y}"/>')
+        told = f"{escape(name)}: {value:.1%}, {low:.1%} to {high:.1%}"
+        parts.append(
+            f'<circle {look} cx="{x(value)}" cy="{y}" r="5"><title>{told}</title></circle>'
+        )
+        parts.append(f'<text x="{x(high) + 10}" y="{y + 4}">{value:.0%}</text>')
+    words = "; ".join(f"{n}: {v:.0%}, from {a:.0%} to {b:.0%}" for n, v, a, b in rows)
+    label = escape(f"{title}. {words}.")
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} {bottom + 26}" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg></figure>"
     )
 

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from utilities.config import StrictModel
-from utilities.trainer import TrainingError
+from utilities.config import LabError, StrictModel
+
+
+class TrackingError(LabError):
+    """A tracker that cannot be used."""
 
 
 class Tracking(StrictModel):
@@ -41,14 +44,14 @@ def tracked(tracking: Tracking | None, folder: Path, name: str) -> Iterator[dict
     Variables of the environment that are set already win, and all are as before afterwards.
 
     Raises:
-        TrainingError: the tracker's package is not installed.
+        TrackingError: the tracker's package is not installed.
     """
     if tracking is None:
         yield {"report_to": "none"}
         return
     tracker = tracking.tracker
     if importlib.util.find_spec(tracker) is None:
-        raise TrainingError(
+        raise TrackingError(
             f"the tracker {tracker} is not installed; run `pip install {tracker}`, "
             "or leave `tracking` out"
         )
@@ -77,6 +80,31 @@ def tracked(tracking: Tracking | None, folder: Path, name: str) -> Iterator[dict
             wandb.finish()
         for variable in set_here:
             os.environ.pop(variable, None)
+
+
+def log_figures(tracking: Tracking, folder: Path, figures: dict[str, float]) -> None:
+    """Send figures of a finished piece of work to a tracker, once.
+
+    Args:
+        tracking: which tracker.
+        folder: what the figures are about; local trackers write into it.
+        figures: by name.
+
+    Raises:
+        TrackingError: the tracker's package is not installed.
+    """
+    with tracked(tracking, folder, folder.name) as fields:
+        if tracking.tracker == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            with SummaryWriter(folder / "tensorboard") as writer:
+                for name, value in figures.items():
+                    writer.add_scalar(name, value, 0)
+            return
+        library = importlib.import_module(tracking.tracker)
+        library.init(project=fields["project"], name=fields["run_name"])
+        library.log(figures)
+        library.finish()
 
 
 def _has_wandb_key() -> bool:
