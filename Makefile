@@ -12,7 +12,7 @@ test: .venv/ready  ## lint, unit tests, and every notebook in profile ci
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 	COURSE_PROFILE=ci $(BIN)/pytest --nbmake notebooks
 
 bench: .venv/ready  ## measure fine-tuning against other tools; see benchmarks/

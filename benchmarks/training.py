@@ -2,6 +2,7 @@
 
     python benchmarks/training.py --data lamini_docs.jsonl --tokenizer EleutherAI/pythia-70m
     python benchmarks/training.py … --memory     peak memory of one example of 2,048 tokens
+    python benchmarks/training.py … --overhead   what this package does besides training, in seconds
 
 Needs `pip install -c constraints.txt -e ".[peers]"`. A model of the config's shape with random
 weights is trained for one epoch on the first 200 rows, prompt format `question_answer`; rows with
@@ -262,6 +263,21 @@ def run_program(name: str, options: argparse.Namespace, folder: Path) -> dict[st
     }
 
 
+def measure_overhead(options: argparse.Namespace, folder: Path) -> None:
+    """Train for some minutes, and tell what pre-flight, run folder and figures took of it."""
+    choice = models.choose(options.tokenizer, weights=False)
+    tokenizer, source = models.load_tokenizer(choice), models.download(choice)
+    examples, _ = read(options.data)
+    data, model = tokenize_examples(examples, tokenizer, MAX_LENGTH), new_model(source)
+    clock = _Clock(tokenizer.pad_token_id)
+    about = {"prompt_format": QUESTION_ANSWER, "choice": choice, "callbacks": [clock]}
+    begin = time.perf_counter()
+    train(model, tokenizer, data, folder, num_train_epochs=5, logging_steps=5, **about)
+    whole = time.perf_counter() - begin
+    part = (whole - clock.seconds) / whole
+    tell(f"whole: {whole:.1f} s; {clock.steps} steps: {clock.seconds:.1f} s; the rest: {part:.1%}")
+
+
 def product_rate(precision: str) -> float:
     """Return GFLOP/s of a 2048³ matrix product, the best of 2 seconds."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
@@ -331,12 +347,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", action="append", choices=PROGRAMS, metavar="PROGRAM")
     parser.add_argument("--memory", action="store_true", help="3 steps on 2,048 tokens")
+    parser.add_argument("--overhead", action="store_true", help="5 epochs of this package alone")
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     parser.add_argument("--program", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.program:
         with tempfile.TemporaryDirectory() as folder:
             tell(json.dumps(run_program(options.program, options, Path(folder))))
+        return
+    if options.overhead:
+        with tempfile.TemporaryDirectory() as folder:
+            measure_overhead(options, Path(folder) / "run")
         return
     rates = {p: product_rate(p) for p in ("fp32", "bf16") if p in ("fp32", resolve_precision())}
     tell("2048³ product: " + ", ".join(f"{rate:,.0f} GFLOP/s {p}" for p, rate in rates.items()))

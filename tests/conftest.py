@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Two workers on two cores: a thread each, before PyTorch counts the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests.stand_in_hub import StandInHub

@@ -115,8 +115,9 @@ class StandInHub:
                         below = folder.joinpath(*path.removeprefix(f"{api}/tree/").split("/")[1:])
                         if not below.is_dir():
                             return self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-                        listed = [describe(f, folder) for f in files if below in f.parents]
-                        return self.send_json(listed)
+                        whole = "recursive=true" in self.path
+                        wanted = below.rglob("*") if whole else below.iterdir()
+                        return self.send_json([describe(f, folder) for f in sorted(wanted)])
                     if path.startswith(api):
                         siblings = [{"rfilename": describe(f, folder)["path"]} for f in files]
                         name = name.removeprefix("datasets/")
@@ -180,4 +181,6 @@ def digest(file: Path) -> str:
 
 def describe(file: Path, folder: Path) -> dict:
     path = file.relative_to(folder).as_posix()
+    if file.is_dir():
+        return {"type": "directory", "path": path, "size": 0, "oid": COMMIT}
     return {"type": "file", "path": path, "size": file.stat().st_size, "oid": digest(file)}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT, run_module
 
-CONFIG_COMMANDS = ["audit", "dataprep", "training", "evaluation"]
+CONFIG_COMMANDS = ["audit", "dataprep", "training", "evaluation", "benchmark"]
 
 
 @pytest.mark.parametrize("command", ["models", *CONFIG_COMMANDS, "runner"])
@@ -34,7 +34,7 @@ def write_configs(folder, data_file, model):
     )
     (folder / "evaluate.yaml").write_text(
         f"model: ./runs/tiny\nbase_model: {model}\ntest: {data_file.name}\n"
-        f"train: {data_file.name}\noutput_dir: scores\nmax_new_tokens: 12\n"
+        f"train: {data_file.name}\noutput_dir: scores\ngeneration: {{max_new_tokens: 12}}\n"
     )
 
 
@@ -52,6 +52,7 @@ def test_from_yaml_to_scores_through_the_real_hub_code(hub, data_file, tmp_path,
     table = pd.read_json(tmp_path / "scores" / "predictions.jsonl", lines=True)
     assert table["system"].value_counts().to_dict() == {
         "nearest question": 8,
+        "most frequent answer": 8,
         "model": 8,
         "base model": 8,
     }

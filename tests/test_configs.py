@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import ROOT
 from utilities.audit import AuditConfig
+from utilities.benchmark import BenchmarkConfig
 from utilities.config import load_config
 from utilities.dataprep import DataprepConfig
 from utilities.evaluation import EvaluationConfig
@@ -20,6 +21,7 @@ MODELS = {
     "dataprep": DataprepConfig,
     "finetune": TrainingConfig,
     "evaluate": EvaluationConfig,
+    "arc": BenchmarkConfig,
 }
 # Those for accelerate are tried out in test_processes.py.
 PATHS = sorted(

@@ -4,7 +4,8 @@ from torch.nn import functional
 
 from tests.conftest import ROWS, tiny_model
 from utilities import losses
-from utilities.losses import has_plain_head, supervised_loss
+from utilities.heads import has_plain_head
+from utilities.losses import supervised_loss
 from utilities.prompts import QUESTION_ANSWER
 from utilities.tokenization import IGNORE_INDEX, PaddingCollator, tokenize_examples
 

@@ -7,15 +7,13 @@ padded on the left, padding is masked, and positions are counted without it.
 """
 
 import contextlib
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 from transformers import (
     DynamicCache,
     LogitsProcessorList,
@@ -29,10 +27,9 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from utilities.config import StrictModel
-from utilities.losses import has_plain_head
+from utilities.heads import has_plain_head, hidden_in_place_of_logits, likeliest
 from utilities.scoring import padded
 
-BLOCK = 2048  # logits of so many tokens of the vocabulary are made at once
 PART_TOKENS = 1024  # of prompts are read at once
 
 
@@ -159,35 +156,6 @@ def _new_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
     return cache
 
 
-@contextlib.contextmanager
-def _hidden_in_place_of_logits(head: nn.Module) -> Iterator[None]:
-    """Have the head return its input where the model expects logits."""
-    head.forward = lambda hidden: hidden
-    try:
-        yield
-    finally:
-        del head.forward
-
-
-def _likeliest(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the likeliest token of each row, and its log-probability in nats.
-
-    Logits are made for a block of the vocabulary at a time, weights first: on a CPU that takes
-    half the time, because a block stays in the cache, and because weights need no re-ordering.
-    """
-    columns = hidden.t().contiguous()
-    best = columns.new_full((len(hidden),), -math.inf, dtype=torch.float32)
-    chosen, total = torch.zeros(len(hidden), dtype=torch.long), torch.zeros_like(best)
-    for start in range(0, len(weight), BLOCK):
-        logits = (weight[start : start + BLOCK] @ columns).float()
-        top = torch.maximum(best, logits.amax(0))
-        (higher,) = torch.nonzero(top > best, as_tuple=True)
-        chosen[higher] = logits[:, higher].argmax(0) + start
-        total = total * (best - top).exp() + logits.sub_(top).exp_().sum(0)
-        best = top
-    return chosen, -total.log()
-
-
 class Batch:
     """Prompts that are being answered together.
 
@@ -241,13 +209,14 @@ class Batch:
     @torch.inference_mode()
     def step(self) -> list[Token]:
         """Write one more token for every prompt that is left."""
-        with _hidden_in_place_of_logits(self.head) if self.fast else contextlib.nullcontext():
+        with hidden_in_place_of_logits(self.head) if self.fast else contextlib.nullcontext():
             if self.done:
                 found = self._run(slice(None), self.length - 1, self.cache)
             else:
                 found = self._read_prompts()
         if self.fast:
-            chosen, chances = _likeliest(found, self.head.weight)
+            chosen, best, total = likeliest(found, self.head.weight)
+            chances = best - total
         else:
             logits = found.float()
             chosen = self._choose(logits)

@@ -102,28 +102,6 @@ def _loss_in_place_of_logits(
         del head.forward
 
 
-def has_plain_head(model: nn.Module) -> bool:
-    """Say whether the logits are the head's weights times its input, and nothing else.
-
-    Some models cap or scale their logits, have a bias, or an adapter on the head. It is tried out
-    on four tokens.
-    """
-    head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.bias is not None:
-        return False
-    seen: list[torch.Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            ids = torch.tensor([[0, 1, 2, 3]], device=head.weight.device)
-            logits = model.eval()(input_ids=ids, use_cache=False).logits
-            return torch.allclose(logits, functional.linear(seen[0], head.weight), atol=1e-4)
-    finally:
-        hook.remove()
-        model.train(was_training)
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of a linear layer; the gradient is made along with the loss."""
 

@@ -1,6 +1,7 @@
 """One page about an evaluation: how good, how sure, compared with what, wrong in which way."""
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,33 +106,42 @@ def _scores(scores: pd.DataFrame) -> str:
 def _comparisons(comparisons: pd.DataFrame) -> str:
     if not len(comparisons):
         return ""
+    others = list(comparisons["against"].unique())
     lines = []
-    for row in comparisons.to_dict(orient="records"):
-        is_share = row["metric"] in SHARES
-        difference = _within(row["metric"], row["difference"], row["low"], row["high"])
-        flips = f"{row['gained']:.0f} / {row['lost']:.0f}" if is_share else ""
-        smallest = row.get("smallest")
-        shown = _percent(smallest) if is_share and pd.notna(smallest) else ""
-        p = "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
-        lines.append([row["against"], _name(row["metric"]), difference, p, flips, shown])
-    heads = ["against", "metric", "difference", "p", "gained / lost", "smallest to be seen"]
+    for metric, rows in comparisons.groupby("metric", sort=False):
+        known = {row["against"]: row for row in rows.to_dict(orient="records")}
+        shown = [_difference(known[name]) if name in known else "–" for name in others]
+        lines.append([_name(metric), *shown])
     note = (
-        "<p>The model minus the other, on the same rows. p says how often two equal systems would "
-        "differ at least as much; of twenty such lines one is below 0.05 by chance. The last "
-        "column is the difference that so many rows find four times in five.</p>"
+        "<p>The model minus the other, on the same rows, with the 95 % interval. p says how often "
+        "two equal systems would differ at least as much; of twenty such lines one is below 0.05 "
+        "by chance. Of shares also: rows gained and lost, and the smallest difference that so many "
+        "rows find four times in five.</p>"
     )
-    return note + pages.table(heads, lines)
+    return note + pages.table(["metric", *(f"against {name}" for name in others)], lines)
+
+
+def _difference(row: dict[str, Any]) -> pages.Html:
+    p = "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
+    more = [p]
+    if row["metric"] in SHARES:
+        more.append(f"+{row['gained']:.0f} −{row['lost']:.0f}")
+        if pd.notna(row.get("smallest")):
+            more.append(f"to be seen: {_percent(row['smallest'])}")
+    value = _within(row["metric"], row["difference"], row["low"], row["high"])
+    return pages.Html(f"{value}<br><small>{escape('; '.join(more))}</small>")
 
 
 def _parts(scores: pd.DataFrame, group_by: Sequence[str]) -> str:
     html = ""
     for column in group_by:
         rows = scores[scores[column].notna() & scores["metric"].isin(SHARES)]
-        lines = []
-        for r in rows.to_dict(orient="records"):
-            value = _within(r["metric"], r["value"], r["low"], r["high"])
-            lines.append([r[column], r["system"], _name(r["metric"]), r["n"], value])
-        html += pages.table([column, "system", "metric", "n", "value"], lines)
+        systems, lines = list(rows["system"].unique()), []
+        for (part, metric, n), cells in rows.groupby([column, "metric", "n"], sort=False):
+            known = {row["system"]: row for row in cells.to_dict(orient="records")}
+            values = [[known[name][k] for k in ("value", "low", "high")] for name in systems]
+            lines.append([part, _name(metric), n, *(_within(metric, *v) for v in values)])
+        html += pages.table([column, "metric", "n", *systems], lines)
     return html
 
 

@@ -18,8 +18,9 @@ from utilities import adapters, checkpoints, models
 from utilities.batching import RowChoice, RowsByChoice, StepBatches, into_passes, row_lengths
 from utilities.config import LabError
 from utilities.embeddings import UsedRows
+from utilities.heads import has_plain_head
 from utilities.inference import answer_ids
-from utilities.losses import SupervisedLoss, has_plain_head, supervised_loss
+from utilities.losses import SupervisedLoss, supervised_loss
 from utilities.metrics import is_exact_match
 from utilities.shapes import ModelShape, PlanningError, step_flops
 from utilities.tokenization import IGNORE_INDEX
