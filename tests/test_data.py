@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from utilities import models, offline_model
 from utilities.config import Profile
+from utilities.decoding import Generation
 from utilities.evaluation import EvaluationConfig
 from utilities.metrics import normalize
 from utilities.prompts import FILE_NAME, QUESTION_ANSWER
@@ -115,7 +116,7 @@ def test_facts_are_true_of_the_project(splits):
         in (answers["max_length_default"])
     )
     assert (
-        f" {EvaluationConfig.model_fields['max_new_tokens'].default} new"
+        f" {Generation.model_fields['max_new_tokens'].default} new"
         in (answers["max_new_tokens_default"])
     )
     seed = TrainingConfig.model_fields["seed"].default

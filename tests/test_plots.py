@@ -70,3 +70,16 @@ def test_score_bars_show_every_system_with_its_interval():
 def test_length_histogram_counts_every_row():
     figure = plots.length_histogram({"a": [3, 4, 5], "b": [9]}, limit=8)
     assert len(figure.axes[0].patches) == 2 and len(figure.axes[0].lines) == 1
+
+
+def test_published_figures_over_size_and_training():
+    from utilities.benchmark import published
+
+    figure = plots.arc_figures(published("arc_easy"))
+    by_size, by_step = figure.axes
+    assert (by_size.get_xscale(), by_step.get_xscale()) == ("log", "symlog")
+    assert by_size.get_ylim() == (0, 1)
+    points = by_step.containers[0].lines[0].get_xdata()
+    assert points[0] == 0 and len(points) == 27
+    names = by_size.get_legend_handles_labels()[1]
+    assert names == ["the Pile", "the Pile, deduplicated"]

@@ -8,6 +8,7 @@ needs no hub; ARC needs one, or a file of it.
 """
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -135,7 +136,7 @@ def run_benchmark(
         choice = model if isinstance(model, models.ModelChoice) else models.choose(model)
         origin = choice.record()
         model, tokenizer = models.load(choice, dtype)
-    with _quiet() as stderr, _random_state_kept():
+    with _quiet() as stderr, _random_state_kept(), _without_waste():
         from lm_eval import simple_evaluate
 
         loaded = _load_tasks(tasks, data_files or {})
@@ -208,7 +209,7 @@ def _load_tasks(tasks: Sequence[str], data_files: dict[str, Path]) -> dict[str, 
     for name in tasks:
         if name == BUNDLED:
             path = TASKS / f"{BUNDLED}.yaml"
-            spec = _over_file(path, bundled("data/science_questions/test.jsonl"))
+            spec = over_file(path, bundled("data/science_questions/test.jsonl"))
         elif name in data_files:
             spec = _from_file(name, data_files[name])
         elif name in manager.all_tasks:
@@ -253,7 +254,7 @@ def _no_data(name: str, why: str) -> str:
     )
 
 
-def _over_file(path: Path, data: Path) -> dict[str, Any]:
+def over_file(path: Path, data: Path) -> dict[str, Any]:
     """Return a task's settings with a JSONL file in place of its data."""
     spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     spec |= {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}}
@@ -272,7 +273,7 @@ def _from_file(name: str, path: Path) -> dict[str, Any]:
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / "test.jsonl").write_text(lines, encoding="utf-8")
     easy = Path(lm_eval.__file__).parent / "tasks" / "arc" / "arc_easy.yaml"
-    return {**_over_file(easy, folder / "test.jsonl"), "task": name}
+    return {**over_file(easy, folder / "test.jsonl"), "task": name}
 
 
 def _draw(tasks: dict[str, "Task"], limit: int | None, seed: int) -> dict[str, list[int]] | None:
@@ -381,6 +382,21 @@ def _quiet() -> Iterator[Any]:
         harness.setLevel(level)
         if not had_bars:
             datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _without_waste() -> Iterator[None]:
+    """Have the harness compile each template once, not for every item, and not call pip and git."""
+    from lm_eval import evaluator, utils
+
+    compile_template, add_information = utils.env.from_string, evaluator.add_env_info
+    utils.env.from_string = functools.cache(compile_template)
+    evaluator.add_env_info = lambda results: None
+    try:
+        yield
+    finally:
+        del utils.env.from_string
+        evaluator.add_env_info = add_information
 
 
 @contextlib.contextmanager

@@ -25,7 +25,15 @@ from utilities import models, scoring
 from utilities.config import ConfigPath, ModelName, StrictModel, command_line
 from utilities.decoding import Generation
 from utilities.endpoints import Endpoint
-from utilities.errors import error_counts, refusals
+from utilities.errors import (
+    calibration,
+    classify,
+    clusters,
+    error_counts,
+    flips,
+    refusals,
+    slices,
+)
 from utilities.folders import versions
 from utilities.inference import Answer, LocalModel
 from utilities.intervals import Estimate
@@ -47,13 +55,20 @@ from utilities.tracking import Tracking, log_figures
 __all__ = [
     "EvaluationConfig",
     "EvaluationError",
+    "calibration",
+    "classify",
+    "clusters",
     "compare",
+    "error_counts",
+    "flips",
     "forgetting",
     "most_frequent_answer",
     "nearest_question_answers",
     "prediction_table",
+    "refusals",
     "run_evaluation",
     "score",
+    "slices",
 ]
 
 Similarity = Literal["states", "sentences"]

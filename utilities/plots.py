@@ -77,6 +77,45 @@ def score_bars(scores: pd.DataFrame, metric: str, label: str = "system") -> Figu
     return figure
 
 
+def arc_figures(figures: pd.DataFrame, curve_of: str = "pythia-70m") -> Figure:
+    """What do models of this family reach? Accuracy over size, and over training, with chance.
+
+    Args:
+        figures: `model`, `step`, `acc`, `acc_stderr` of one task, from `benchmark.published`.
+        curve_of: the model whose training is shown, from step 0 on.
+    """
+    with plt.style.context(STYLE):
+        figure, (by_size, by_step) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+        last = figures[figures["step"] == figures["step"].max()]
+        for deduplicated, name, mark in (
+            (False, "the Pile", "o-"),
+            (True, "the Pile, deduplicated", "s--"),
+        ):
+            rows = last[last["model"].str.endswith("-deduped") == deduplicated]
+            sizes = rows["model"].map(_weights_of)
+            rows = rows.assign(size=sizes).sort_values("size")
+            spread = 1.96 * rows["acc_stderr"]
+            by_size.errorbar(rows["size"], rows["acc"], spread, fmt=mark, label=name)
+        by_size.set(xscale="log", xlabel="weights", ylabel="acc", ylim=(0, 1))
+        one = figures[figures["model"] == curve_of].sort_values("step")
+        by_step.errorbar(one["step"], one["acc"], 1.96 * one["acc_stderr"], fmt="o-")
+        by_step.set_xscale("symlog", linthresh=1)  # a logarithm with a place for 0
+        by_step.set(xlabel="training step (0 is untrained)", title=curve_of)
+        for axes in (by_size, by_step):
+            axes.axhline(0.25, linestyle=":", color="0.4")
+            axes.annotate("chance", (0.86, 0.26), xycoords=("axes fraction", "data"))
+        by_size.set_title("at the end of training")
+        by_size.legend()
+        plt.close(figure)
+    return figure
+
+
+def _weights_of(model: str) -> float:
+    """Return the number of weights in a name such as `pythia-1.4b-deduped`."""
+    size = model.split("-")[1]
+    return float(size[:-1]) * {"m": 1e6, "b": 1e9}[size[-1]]
+
+
 def length_histogram(lengths: dict[str, Sequence[int]], limit: int | None = None) -> Figure:
     """How long are the rows? One outline per name, in tokens.
 

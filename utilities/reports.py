@@ -160,7 +160,8 @@ def _slices(own: pd.DataFrame, group_by: Sequence[str]) -> str:
     found = errors.slices(own, group_by)
     if not len(found):
         return ""
-    standing_out = found[found["low"] > found["elsewhere"]]
+    enough = found["count"] >= 3  # of fewer, nothing can be said
+    standing_out = found[enough & (found["low"] > found["elsewhere"])]
     note = (
         "<p>Parts in which a class of errors is more frequent than elsewhere, by more than the "
         "interval allows. With many parts, some stand out by chance.</p>"
