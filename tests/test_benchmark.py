@@ -95,7 +95,8 @@ def test_the_whole_path_offline(tokenizer, offline):
         0.25,
     )
     assert line["acc_low"] < line["acc"] < line["acc_high"]
-    assert (line["model"], line["version"]) == ("tiny", 1.0)
+    assert (line["model"], line["source"], line["version"]) == ("tiny", "memory", 1.0)
+    assert line["harness"] == found.record["versions"]["lm_eval"]
     samples = found.samples
     assert samples["acc"].mean() == line["acc"] and samples["acc_norm"].mean() == line["acc_norm"]
     asked = [(row.question, row.choices) for row in samples.itertuples()]

@@ -73,7 +73,7 @@ class Benchmark:
         scores: one row per task: `task`, `version` (of the task), `n` (items used), `of` (items
             there are), `acc`, `acc_low`, `acc_high`, `acc_norm`, `acc_norm_low`, `acc_norm_high`
             (shares with 95 % Wilson intervals, 0 to 1), `chance` (what guessing gets), `seconds`,
-            `model`, `source`.
+            `model`, `source`, `harness` (its version).
         samples: one row per item: `task`, `item`, `question`, `choices`, `log_probabilities`
             (nats), `right`, `picked`, `picked_norm` (places of choices), `acc`, `acc_norm` (bool).
         record: model, settings, versions.
@@ -166,7 +166,8 @@ def run_benchmark(
         line["chance"] = float((1 / rows["choices"].map(len)).mean())
         # Tasks are scored together; each gets its share of the time by its requests.
         line["seconds"] = round(seconds * rows["choices"].map(len).sum() / _requests(samples), 1)
-        lines.append({**line, "model": origin["name"], "source": origin["source"]})
+        line |= {"model": origin["name"], "source": origin["source"]}
+        lines.append({**line, "harness": version("lm_eval")})
     order = {name: place for place, name in enumerate(loaded)}
     scores = pd.DataFrame(lines).sort_values("task", key=lambda c: c.map(order), ignore_index=True)
     record = {
