@@ -56,7 +56,7 @@ TURNED_DOWN = "That is outside this course. Let's get back to fine-tuning."
         ("answered_off_topic", "Mix flour and eggs, then bake.", {"off": True}),
         ("broken_format", f"### Answer:\n{REFERENCE}", {}),
         ("broken_format", '{"answer": "four bytes"}', {}),
-        ("misspelling", "In float32, a wieght takes four bytes.", {}),
+        ("misspelling", "In float32, a weihgt takes four bytes.", {}),
         ("unrelated", "The course has ten notebooks to read.", {}),
     ],
 )
