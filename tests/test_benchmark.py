@@ -147,7 +147,8 @@ def as_lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def test_arc_from_a_file_in_either_form(tokenizer, tmp_path, offline):
+def test_arc_from_a_file_in_either_form(tokenizer, tmp_path, offline, monkeypatch):
+    monkeypatch.setenv("FINETUNING_LAB_CACHE", str(tmp_path / "cache"))
     from_hub, from_ai2 = tmp_path / "hub.jsonl", tmp_path / "ai2.jsonl"
     from_hub.write_text(as_lines(ARC))
     listed = [

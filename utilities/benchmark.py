@@ -14,7 +14,6 @@ import json
 import logging
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,12 +25,13 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+import xxhash
 import yaml
 from pydantic import Field
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utilities import models, scoring
+from utilities import models, offline_model, scoring
 from utilities.arc_files import read_arc
 from utilities.config import (
     ConfigPath,
@@ -269,12 +269,14 @@ def _from_file(name: str, path: Path) -> dict[str, Any]:
 
     if name not in ("arc_easy", "arc_challenge"):
         raise BenchmarkError(f"data_files: only arc_easy and arc_challenge are read, not {name}")
-    rows = read_arc(path)
-    folder = Path(tempfile.mkdtemp(prefix="arc-"))  # `datasets` reads it later, from the disk
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "test.jsonl").write_text(lines, encoding="utf-8")
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in read_arc(path))
+    # `datasets` knows files by their place, and keeps what it made of them.
+    place = offline_model.cache_folder() / "benchmarks"
+    place.mkdir(parents=True, exist_ok=True)
+    checked = place / f"{name}-{xxhash.xxh3_64_hexdigest(lines.encode())}.jsonl"
+    checked.write_text(lines, encoding="utf-8")
     easy = Path(lm_eval.__file__).parent / "tasks" / "arc" / "arc_easy.yaml"
-    return {**over_file(easy, folder / "test.jsonl"), "task": name}
+    return {**over_file(easy, checked), "task": name}
 
 
 def _draw(tasks: dict[str, "Task"], limit: int | None, seed: int) -> dict[str, list[int]] | None:
