@@ -132,6 +132,37 @@ def test_two_models_on_the_same_items(tokenizer):
     assert same["p"].item() == 1 and none.empty
 
 
+def test_a_model_in_training_is_scored_as_it_will_be_used(tokenizer):
+    model = tiny_model("gpt2")  # it has dropout
+    expected = run_benchmark(model, tokenizer, limit=10).samples["log_probabilities"]
+    found = run_benchmark(model.train(), tokenizer, limit=10).samples["log_probabilities"]
+    assert found.tolist() == expected.tolist() and model.training
+
+
+@pytest.mark.parametrize(
+    ("target", "more", "right", "norm"),
+    [
+        (1, {"acc_norm": 0.0}, 1, False),
+        ("b", {}, 1, None),
+        ("z", {}, None, None),
+        ([0, 1], {}, None, None),
+    ],
+)
+def test_items_of_other_tasks(target, more, right, norm):
+    log = {"doc_id": 3, "target": target, "acc": 1.0, **more}
+    log |= {"arguments": [("q", " a"), ("q", " b")], "filtered_resps": [(-2.0, 0), (-1.0, 0)]}
+    row = benchmark._sample("any", log)
+    assert (row["right"], row["acc_norm"], row["picked"], row["acc"]) == (right, norm, 1, True)
+    with pytest.raises(BenchmarkError, match="does not say of each item"):
+        benchmark._sample("any", {**log, "acc": 0.31})
+
+
+def test_texts_without_a_token(tokenizer):
+    for item in (("", ["a"]), ("q", ["a", ""])):
+        with pytest.raises(BenchmarkError, match="needs some text"):
+            score_choices(tiny_model("llama"), tokenizer, [item])
+
+
 def test_nothing_is_printed(tokenizer, capfd):
     run_benchmark(tiny_model("llama"), tokenizer, limit=5)
     told = capfd.readouterr()

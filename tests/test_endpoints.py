@@ -88,6 +88,13 @@ def test_log_probabilities_where_the_server_tells_them():
         assert "logprobs" not in server.requests[1]
 
 
+def test_servers_with_ways_of_their_own():
+    scores = {"content": [{"token": "a", "logprob": None, "top_logprobs": []}], "refusal": None}
+    with Server(lambda *_: chat("fine # and more", "eos_token", logprobs=scores)) as server:
+        (found,) = ask(server, ["x"], Generation(stop=("#",)), log_probabilities=True)
+    assert (found.text, found.stopped, found.log_probability) == ("fine", "end_of_text", None)
+
+
 def test_text_to_go_on_from():
     choice = {"index": 0, "text": " Paris", "finish_reason": "stop", "logprobs": None}
     body = {"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
@@ -151,5 +158,7 @@ def test_settings_that_the_interface_lacks(setting, value):
     endpoint = Endpoint(base_url="http://127.0.0.1:1/v1", model="m")
     with pytest.raises(EndpointError, match=f"{setting} is not part of the interface"):
         list(endpoint.answers(["x"], Generation(**{setting: value})))
+    with pytest.raises(EndpointError, match="four stop strings"):
+        list(endpoint.answers(["x"], Generation(stop=tuple("abcde"))))
     with pytest.raises(EndpointError, match="max_prompt_tokens"):
         list(endpoint.answers(["x"], Generation(max_prompt_tokens=5)))

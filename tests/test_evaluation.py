@@ -94,6 +94,19 @@ def test_two_systems_on_the_same_rows():
         compare(worse, "before", "best")
 
 
+def test_columns_of_the_data_never_shadow_ours():
+    rows = [{**row, "words": "w", "system": "s", "question": None} for row in ROWS]
+    asked = [{**row, "question": "q"} for row in rows]
+    result = prediction_table(asked, RIGHT, QUESTION_ANSWER, "model")
+    assert set(result["data_words"]) == {"w"} and set(result["data_system"]) == {"s"}
+    assert set(result["system"]) == {"model"} and result["words"].tolist()[2] == 1
+    assert error_classes_of(result.assign(question=None)) == ["right"] * 8
+
+
+def error_classes_of(table):
+    return module.classify(table).tolist()
+
+
 def test_bad_tables_are_refused():
     with pytest.raises(EvaluationError, match="found 2 for 8 rows"):
         table(["a", "b"])
@@ -337,6 +350,28 @@ def test_a_prompt_format_is_not_guessed_in_silence(model_folder, data_file, tmp_
     result = run_evaluation(config(model_folder, data_file, tmp_path))
     assert result.predictions["prompt"][0] == QUESTION_ANSWER.prompt(ROWS[0])
     assert result.record["prompt_format"]["from"] == "none is saved with the model"
+
+
+def test_parts_of_any_simple_kind(model_folder, tmp_path):
+    levels = [1, 2, None, True, 2.5, "x", 1, None]
+    rows = [{**row, "level": level} for row, level in zip(ROWS, levels, strict=True)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wanted = config(model_folder, data, tmp_path, test=str(data), group_by=("level",))
+    result = run_evaluation(wanted)
+    assert set(result.scores["level"].dropna()) == {"1", "2", "–", "True", "2.5", "x"}
+    own = [{**row, "system": "s", "tags": ["a"]} for row in ROWS]
+    data.write_text("".join(json.dumps(row) + "\n" for row in own))
+    for column, told in (("system", "column of the table"), ("tags", "texts or numbers")):
+        with pytest.raises(EvaluationError, match=told):
+            run_evaluation(wanted.model_copy(update={"group_by": (column,)}))
+
+
+def test_every_system_has_answers_of_its_own(model_folder, data_file, tmp_path):
+    names = {"a b": str(model_folder), "a_b": str(model_folder), "A_B": str(model_folder)}
+    run_evaluation(config(model_folder, data_file, tmp_path, beside=names))
+    files = [path.name.lower() for path in (tmp_path / "out" / "answers").iterdir()]
+    assert len(set(files)) == 4 and "model.jsonl" in files
 
 
 def test_sentence_similarity_needs_its_package(model_folder, data_file, tmp_path, monkeypatch):

@@ -89,6 +89,17 @@ def test_only_what_is_missing_or_failed_is_asked_for(tmp_path):
     assert again.asked == [1] and [answer.text for answer in found] == ["x"] * 3
 
 
+def test_a_good_answer_is_kept_when_its_batch_is_asked_again(tmp_path):
+    class Batchwise(Counting):
+        def answers(self, prompts, settings, skip=()):
+            return super().answers(prompts, settings)
+
+    path = tmp_path / "a.jsonl"
+    collect(path, Batchwise(fails=[1]), ["a", "b"], SETTINGS, {})
+    found = collect(path, Batchwise(fails=[0]), ["a", "b"], SETTINGS, {})
+    assert [answer.text for answer in found] == ["x", "x"]
+
+
 @pytest.mark.parametrize("other", ["model", "settings", "prompts"])
 def test_answers_to_something_else_are_made_anew(tmp_path, other):
     path, again = tmp_path / "a.jsonl", Counting()

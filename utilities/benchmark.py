@@ -75,7 +75,8 @@ class Benchmark:
             (shares with 95 % Wilson intervals, 0 to 1), `chance` (what guessing gets), `seconds`,
             `model`, `source`, `harness` (its version).
         samples: one row per item: `task`, `item`, `question`, `choices`, `log_probabilities`
-            (nats), `right`, `picked`, `picked_norm` (places of choices), `acc`, `acc_norm` (bool).
+            (nats), `right`, `picked`, `picked_norm` (places of choices), `acc`, `acc_norm` (bool;
+            None where the task has no such score).
         record: model, settings, versions.
     """
 
@@ -136,7 +137,7 @@ def run_benchmark(
         choice = model if isinstance(model, models.ModelChoice) else models.choose(model)
         origin = choice.record()
         model, tokenizer = models.load(choice, dtype)
-    with _quiet() as stderr, _random_state_kept(), _without_waste():
+    with _quiet() as stderr, _random_state_kept(), _without_waste(), _evaluating(model):
         from lm_eval import simple_evaluate
 
         loaded = _load_tasks(tasks, data_files or {})
@@ -161,7 +162,8 @@ def run_benchmark(
         line = {"task": task, "version": results["versions"].get(task), "n": len(rows)}
         line["of"] = results["n-samples"][task]["original"]
         for metric in ("acc", "acc_norm"):
-            value, low, high = share_of(rows[metric])
+            known = rows[metric].notna().all()  # not every task has both
+            value, low, high = share_of(rows[metric]) if known else (np.nan,) * 3
             line |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
         line["chance"] = float((1 / rows["choices"].map(len)).mean())
         # Tasks are scored together; each gets its share of the time by its requests.
@@ -193,12 +195,11 @@ def _index(tasks: Sequence[str]) -> "TaskManager":
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    families = {_family(task) for task in tasks}
-    if None in families:
-        return TaskManager()
+    families = {_family(task) for task in tasks} - {None}
     folder = Path(lm_eval.__file__).parent / "tasks"
     places = [folder / _FOLDERS[family] for family in sorted(families)]
-    return TaskManager(include_defaults=False, include_path=[TASKS, *places])
+    small = TaskManager(include_defaults=False, include_path=[TASKS, *places])
+    return small if set(tasks) <= set(small.all_tasks) else TaskManager()
 
 
 def _load_tasks(tasks: Sequence[str], data_files: dict[str, Path]) -> dict[str, "Task"]:
@@ -217,7 +218,7 @@ def _load_tasks(tasks: Sequence[str], data_files: dict[str, Path]) -> dict[str, 
             _reach(name)
             spec = name
         else:
-            every = [BUNDLED, *(manager.all_tasks if _family(name) is None else _index_all())]
+            every = [BUNDLED, *manager.all_tasks]
             raise BenchmarkError(f"there is no task {name!r}{nearest(name, every)}")
         try:
             loaded |= manager.load([spec])["tasks"]
@@ -229,12 +230,6 @@ def _load_tasks(tasks: Sequence[str], data_files: dict[str, Path]) -> dict[str, 
         if task.OUTPUT_TYPE != "multiple_choice":
             raise BenchmarkError(f"{name} is no multiple-choice task; run it with lm-eval itself")
     return loaded
-
-
-def _index_all() -> list[str]:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager().all_tasks
 
 
 def _reach(name: str) -> None:
@@ -335,36 +330,33 @@ def _language_model(
                     results[place] = result
             return results
 
-    was_training = model.training
-    wrapped = SharedQuestions(pretrained=model, tokenizer=tokenizer, batch_size=1)
-    model.train(was_training) if was_training else model.eval()
-    return wrapped
+    return SharedQuestions(pretrained=model, tokenizer=tokenizer, batch_size=1)
 
 
 def _sample(task: str, sample: dict[str, Any]) -> dict[str, Any]:
     """Return one item of the harness's log as a row."""
-    arguments = [
-        each if isinstance(each, list | tuple) else (each["arg_0"], each["arg_1"])
-        for each in (
-            sample["arguments"].values()
-            if isinstance(sample["arguments"], dict)
-            else sample["arguments"]
-        )
-    ]
+    if sample.get("acc") not in (0, 1):
+        raise BenchmarkError(f"{task} does not say of each item whether it is right; use lm-eval")
+    arguments = sample["arguments"]
+    if isinstance(arguments, dict):
+        arguments = [(each["arg_0"], each["arg_1"]) for each in arguments.values()]
     chances = [float(each[0]) for each in sample["filtered_resps"]]
-    choices = [continuation.strip() for _, continuation in arguments]
-    by_length = [c / len(choice) for c, choice in zip(chances, choices, strict=True)]
+    choices = [continuation.removeprefix(" ") for _, continuation in arguments]
+    by_length = [c / max(1, len(choice)) for c, choice in zip(chances, choices, strict=True)]
+    right = sample["target"]
+    if isinstance(right, str):  # some tasks name it, others count
+        right = choices.index(right) if right in choices else None
     return {
         "task": task,
         "item": sample["doc_id"],
         "question": arguments[0][0],
         "choices": choices,
         "log_probabilities": chances,
-        "right": sample["target"],
+        "right": right if isinstance(right, int) else None,
         "picked": int(np.argmax(chances)),
         "picked_norm": int(np.argmax(by_length)),
         "acc": bool(sample["acc"]),
-        "acc_norm": bool(sample.get("acc_norm", sample["acc"])),
+        "acc_norm": bool(sample["acc_norm"]) if "acc_norm" in sample else None,
     }
 
 
@@ -403,6 +395,17 @@ def _without_waste() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Put a model into evaluation mode, and back."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextlib.contextmanager
 def _random_state_kept() -> Iterator[None]:
     """Put the random generators back, which the harness seeds."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -428,8 +431,8 @@ def score_choices(
 
     A choice's score is the log-probability of its tokens after the question. The harness's `acc`
     picks the highest; `acc_norm` the highest by character, because every further token makes a text
-    less likely, whatever it says. Question and choice are cut into tokens together, and a space
-    stands before the choice, not after the question: " Paris" is one token, "Paris" another.
+    less likely, whatever it says. Question and choice are cut into tokens together, and a space at
+    the end of the question counts to the choice: " Paris" is one token, "Paris" another.
 
     Args:
         model: a causal language model, in evaluation mode.
@@ -441,12 +444,18 @@ def score_choices(
     Returns:
         One row per choice: `item`, `choice`, `tokens`, `characters`, `log_probability` (nats),
         `per_character`, `picked`, `picked_norm` (bool, one of an item's choices each).
+
+    Raises:
+        BenchmarkError: a question or a choice is empty.
     """
     questions = []
     for question, choices in items:
-        asked = tokenizer(question, add_special_tokens=False)["input_ids"]
+        stripped = question.rstrip(" ")  # as the harness does: a space belongs to what follows
+        if not stripped or not all(choices):
+            raise BenchmarkError("every question and every choice needs some text")
+        asked = tokenizer(stripped)["input_ids"]
         both = [question + delimiter + choice for choice in choices]
-        whole = tokenizer(both, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(both)["input_ids"]
         questions.append((asked, [ids[len(asked) :] for ids in whole]))
     found = scoring.choice_log_probabilities(model, questions, tokenizer.pad_token_id, batch_tokens)
     lines = []
@@ -483,6 +492,8 @@ def compare_items(
     """
     keys = ["task", "item"]
     first, second = before.samples.set_index(keys), after.samples.set_index(keys)
+    if first[metric].isna().any():
+        raise BenchmarkError(f"not every task has {metric}; compare by acc")
     if not first.index.equals(second.index):
         raise BenchmarkError("the two were not asked the same items; use one limit and one seed")
     lines = []
@@ -496,7 +507,10 @@ def compare_items(
     flipped = pd.DataFrame(
         {
             "question": first["question"],
-            "right": [c[r] for c, r in zip(first["choices"], first["right"], strict=True)],
+            "right": [
+                None if pd.isna(r) else c[int(r)]
+                for c, r in zip(first["choices"], first["right"], strict=True)
+            ],
             "before": [c[p] for c, p in zip(first["choices"], first[picked], strict=True)],
             "after": [c[p] for c, p in zip(second["choices"], second[picked], strict=True)],
             "change": np.where(second[metric], "wrong → right", "right → wrong"),
@@ -559,14 +573,14 @@ def run_config(config: BenchmarkConfig, progress: bool = True) -> list[Benchmark
     config.output_dir.mkdir(parents=True, exist_ok=True)
     scores = pd.concat([each.scores for each in found], ignore_index=True)
     report = {"scores": scores.to_dict(orient="records"), "runs": [each.record for each in found]}
-    if len(found) == 2:
-        table, flips = compare_items(*found)
-        report["comparison"] = table.to_dict(orient="records")
-        flips.to_csv(config.output_dir / "flips.csv", index=False)
     samples = pd.concat([each.samples.assign(model=each.record["model"]["name"]) for each in found])
     samples.to_json(
         config.output_dir / "samples.jsonl", orient="records", lines=True, force_ascii=False
     )
+    if len(found) == 2:
+        table, flips = compare_items(*found)
+        report["comparison"] = table.to_dict(orient="records")
+        flips.to_csv(config.output_dir / "flips.csv", index=False)
     text = json.dumps(report, indent=2, ensure_ascii=False, default=str) + "\n"
     (config.output_dir / "scores.json").write_text(text, encoding="utf-8")
     return found

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from utilities.config import LabError, StrictModel
 from utilities.decoding import Generation
-from utilities.inference import Answer
+from utilities.inference import Answer, cut
 
 if TYPE_CHECKING:
     import openai
@@ -93,7 +93,9 @@ class Endpoint(StrictModel):
             raise EndpointError(f"max_prompt_tokens: the tokens of {self.model} are not known here")
         options = {"max_tokens": settings.max_new_tokens, "temperature": settings.temperature}
         options |= {"seed": settings.seed, "model": self.model}
-        optional = {"top_p": settings.top_p, "stop": list(settings.stop or ())[:4]}
+        if len(settings.stop or ()) > 4:
+            raise EndpointError(f"{self.base_url} takes four stop strings at most")
+        optional = {"top_p": settings.top_p, "stop": list(settings.stop or ())}
         return options | {name: value for name, value in optional.items() if value}
 
     def _ask(self, client: "openai.OpenAI", prompt: str, options: dict) -> Answer:
@@ -113,15 +115,20 @@ class Endpoint(StrictModel):
                 choice = reply.choices[0]
                 text, scores = choice.text, choice.logprobs
                 chances = list(scores.token_logprobs or ()) if scores else []
-            stopped = _STOPPED[choice.finish_reason]
-            text = text.strip()
+            if choice.finish_reason == "content_filter" or text is None:
+                told = f"{self.base_url} gave no text: it ended with {choice.finish_reason!r}"
+                return Answer("", "error", error=told)
+            # Servers have names of their own for an end.
+            stopped = _STOPPED.get(choice.finish_reason, "end_of_text")
+            text = cut(text, options.get("stop", ()))
+            known = bool(chances) and all(chance is not None for chance in chances)
+            sum_of_all = math.fsum(chances) if known else None
+            usage = reply.usage.completion_tokens if reply.usage else len(chances)
         except openai.OpenAIError as error:
             return Answer("", "error", error=f"{self.base_url}: {_in_one_line(error)}")
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             told = f"{self.base_url} answered what is no completion: {_in_one_line(error)}"
             return Answer("", "error", error=told)
-        sum_of_all = math.fsum(chances) if chances else None
-        usage = reply.usage.completion_tokens if reply.usage else len(chances)
         return Answer(text, stopped, usage, sum_of_all)
 
 

@@ -30,7 +30,7 @@ def classify(table: pd.DataFrame, refusal: str | None = None) -> pd.Series:
     Raises:
         AnalysisError: a column is missing.
     """
-    asked = "question" if "question" in table else "prompt"
+    asked = asked_in(table)
     _need(table, {asked, "prediction", "reference"})
     vocabulary = {w for name in (asked, "reference") for text in table[name] for w in words(text)}
     stopped = table["stopped"] if "stopped" in table else ["end_of_text"] * len(table)
@@ -53,7 +53,7 @@ def error_counts(table: pd.DataFrame) -> pd.DataFrame:
         AnalysisError: a column is missing.
     """
     _need(table, {"system", "error_class", "prediction"})
-    asked = "question" if "question" in table else "prompt"
+    asked = asked_in(table)
     lines = []
     for system, rows in table.groupby("system", sort=False):
         for name, count in rows["error_class"].value_counts().items():
@@ -85,7 +85,7 @@ def slices(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     table = table.assign(prompt_words=[len(words(text)) for text in table["prompt"]])
     quarters = pd.qcut(table["prompt_words"], 4, duplicates="drop")
     table["prompt_words"] = [
-        f"{int(np.ceil(q.left))} to {int(q.right)}" if isinstance(q, pd.Interval) else "all"
+        f"{int(np.floor(q.left)) + 1} to {int(q.right)}" if isinstance(q, pd.Interval) else "all"
         for q in quarters
     ]
     lines = []
@@ -98,6 +98,7 @@ def slices(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
                 shares = is_one.groupby(rows[column], sort=True).agg(["sum", "size"])
                 worst = (shares["sum"] / shares["size"]).idxmax()
                 count, n = map(int, shares.loc[worst])
+                worst = worst.item() if isinstance(worst, np.generic) else worst
                 other = len(rows) - n
                 line = {"system": system, "error_class": name, "column": column, "slice": worst}
                 line |= {"count": count, "n": n, **wilson_interval(count, n)._asdict()}
@@ -124,7 +125,7 @@ def clusters(table: pd.DataFrame, count: int = 5, seed: int = 42) -> pd.DataFram
     from sklearn.cluster import KMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    asked = "question" if "question" in table else "prompt"
+    asked = asked_in(table)
     _need(table, {"error_class", "prediction", asked})
     wrong = table[table["error_class"] != "right"]
     texts = [f"{q} {p}" for q, p in zip(wrong[asked], wrong["prediction"], strict=True)]
@@ -265,6 +266,12 @@ def refusals(table: pd.DataFrame, refusal: str) -> pd.DataFrame:
                 share = share_of((said & meant)[of])._asdict()
                 lines.append({"system": system, "metric": metric, **share, "n": int(of.sum())})
     return pd.DataFrame(lines, columns=["system", "metric", "value", "low", "high", "n"])
+
+
+def asked_in(table: pd.DataFrame) -> str:
+    """Return the column that holds what was asked, in as few words as there are."""
+    questions = table.get("question", [None])
+    return "question" if all(isinstance(each, str) for each in questions) else "prompt"
 
 
 def _need(table: pd.DataFrame, columns: Collection[str]) -> None:

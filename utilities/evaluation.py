@@ -34,7 +34,7 @@ from utilities.errors import (
     refusals,
     slices,
 )
-from utilities.folders import versions
+from utilities.folders import fingerprint_of, versions
 from utilities.inference import Answer, LocalModel
 from utilities.intervals import Estimate
 from utilities.metrics import SHARES, cosines, sentence_similarity
@@ -42,6 +42,7 @@ from utilities.predictions import collect
 from utilities.prompts import FILE_NAME, QUESTION_ANSWER, ConfigPromptFormat, PromptFormat
 from utilities.sources import ConfigSource, read_rows
 from utilities.tables import (
+    OWN_COLUMNS,
     EvaluationError,
     compare,
     forgetting,
@@ -177,6 +178,14 @@ class _Work:
         for column in config.group_by:
             if any(column not in row for row in self.rows):
                 raise EvaluationError(f"group_by names {column!r}, which not every row has")
+            if column in OWN_COLUMNS:
+                raise EvaluationError(f"group_by: {column!r} is a column of the table of scores")
+            if not all(isinstance(row[column], str | int | float | None) for row in self.rows):
+                raise EvaluationError(f"group_by: {column!r} must hold texts or numbers")
+            # Where it says nothing is a part too.
+            named = ("–" if row[column] is None else str(row[column]) for row in self.rows)
+            pairs = zip(self.rows, named, strict=True)
+            self.rows = [{**row, column: name} for row, name in pairs]
         self.prompts = [self.format.prompt(row) for row in self.rows]
         self.texts = _paragraphs(config.neutral_text) if config.neutral_text else []
         if self.texts and not config.base_model:
@@ -241,7 +250,8 @@ class _Work:
         config = self.config
         self.log(f"{name}: {choice if isinstance(choice, models.ModelChoice) else choice.model}")
         local = None if isinstance(choice, Endpoint) else self._load(choice)
-        origin = choice.record() if local is None else _origin(choice, config)
+        kept = {"base_url", "model", "api", "log_probabilities"}
+        origin = choice.model_dump(include=kept) if local is None else _origin(choice, config)
         file = config.output_dir / "answers" / f"{_file_name(name)}.jsonl"
         answers = collect(
             file,
@@ -260,13 +270,19 @@ class _Work:
         if local and config.perplexity:
             references = table["reference"].tolist()
             sums, tokens = scoring.log_probabilities(
-                local.model, local.tokenizer, self.prompts, references
+                local.model,
+                local.tokenizer,
+                self.prompts,
+                references,
+                self.settings.batch_tokens,
             )
             table["reference_log_probability"], table["reference_tokens"] = sums, tokens
             table["perplexity"] = np.exp(-sums / tokens)
         if name == MODEL and "states" in config.similarity:
             pair = [
-                scoring.mean_states(local.model, local.tokenizer, table[column].tolist())
+                scoring.mean_states(
+                    local.model, local.tokenizer, table[column].tolist(), self.settings.batch_tokens
+                )
                 for column in ("prediction", "reference")
             ]
             table["state_similarity"] = cosines(*pair)
@@ -329,7 +345,8 @@ def _origin(choice: models.ModelChoice, config: EvaluationConfig) -> dict[str, A
 
 
 def _file_name(system: str) -> str:
-    return "".join(sign if sign.isalnum() or sign in "-." else "_" for sign in system)
+    safe = "".join(sign if sign.isalnum() or sign in "-." else "_" for sign in system).lower()
+    return safe if safe == system else f"{safe}-{fingerprint_of(system)[:6]}"
 
 
 def _paragraphs(path: Path) -> list[str]:
@@ -364,8 +381,9 @@ def _flat(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with columns of one type each, as parquet wants it."""
     flat = table.astype({"tokens": float, "log_probability": float})
     for name in flat.select_dtypes(object):
-        if not all(isinstance(value, str) or value is None for value in flat[name]):
-            flat[name] = [value if isinstance(value, str) else str(value) for value in flat[name]]
+        missing = [value is None or value is pd.NA or value != value for value in flat[name]]
+        texts = zip(flat[name], missing, strict=True)
+        flat[name] = [None if lacking else str(value) for value, lacking in texts]
     return flat
 
 

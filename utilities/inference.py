@@ -139,15 +139,17 @@ class LocalModel:
             for row, answer in write(chosen, settings, places):
                 ready.add(places[row])
                 yield places[row], answer
+            return
         except RuntimeError as error:  # PyTorch's, out of memory among them
-            left = [place for place in places if place not in ready]
-            if len(left) == 1:
-                told = f"{type(error).__name__}: {error}"
-                yield left[0], Answer("", "error", error=told)
-                return
-            logger.warning("a batch of %d failed, trying its halves: %s", len(left), error)
-            for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-                yield from self._batch(half, prompts, settings)
+            told = f"{type(error).__name__}: {error}"
+        # Out of the block above, or the error would keep the batch in memory.
+        left = [place for place in places if place not in ready]
+        if len(left) == 1:
+            yield left[0], Answer("", "error", error=told)
+            return
+        logger.warning("a batch of %d failed, trying its halves: %s", len(left), told)
+        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+            yield from self._batch(half, prompts, settings)
 
     def _tokens(
         self, prompts: Sequence[Sequence[int]], settings: Generation, seeds: Sequence[int]
@@ -227,7 +229,7 @@ class LocalModel:
         self, ids: list[int], reason: Stopped, log_probability: float, stop: Sequence[str]
     ) -> Answer:
         kept = ids[:-1] if reason == "end_of_text" else ids
-        text = _cut(self.tokenizer.decode(kept, skip_special_tokens=True), stop)
+        text = cut(self.tokenizer.decode(kept, skip_special_tokens=True), stop)
         return Answer(text, reason, len(ids), log_probability, ids=kept)
 
     def stream(self, prompt: str, settings: Generation) -> Iterator[str]:
@@ -247,13 +249,14 @@ class LocalModel:
             answer.append(batch.step()[0].id)
             reason = self._reason(answer, ends, stop, settings)
             text = self.tokenizer.decode(answer, skip_special_tokens=True)
-            text = _cut(text, stop) if reason else _certain(text, stop)
+            text = cut(text, stop) if reason else _certain(text, stop)
             if len(text) > told:
                 yield text[told:]
                 told = len(text)
 
 
-def _cut(text: str, stop: Sequence[str]) -> str:
+def cut(text: str, stop: Sequence[str]) -> str:
+    """Return text up to the first stop string, without white space at its ends."""
     ends = [text.index(mark) for mark in stop if mark in text]
     return text[: min(ends, default=None)].strip()
 

@@ -62,7 +62,9 @@ def collect(
 
         try:
             for place, answer in answerer.answers(prompts, settings, done):
-                bar.update(place not in known or bool(known[place].error))
+                if place in known and not known[place].error:
+                    continue  # asked again along with its batch
+                bar.update(1)
                 known[place] = answer
                 fresh.append(_line({"row": place, **vars(answer)}))
                 if len(fresh) >= save_every:

@@ -216,7 +216,7 @@ def _forgetting(evaluation: "Evaluation") -> str:
 
 
 def _answers(table: pd.DataFrame) -> str:
-    asked = "question" if "question" in table else "prompt"
+    asked = errors.asked_in(table)
     systems = list(table["system"].unique())
     lines: list[list[Any]] = []
     for _, rows in list(table.groupby("row", sort=True))[:MOST_ANSWERS]:

@@ -66,7 +66,7 @@ def log_probabilities_of_ids(
         for place, length, row, target in zip(places, lengths, logits, ids, strict=True):
             scores, target = row[-length:].float(), target[-length:, None].to(row.device)
             chances = scores.gather(1, target)[:, 0] - scores.logsumexp(1)
-            sums[place] = chances.double().sum().item()
+            sums[place] = chances.cpu().double().sum().item()  # some GPUs have no float64
     return sums
 
 
@@ -105,11 +105,12 @@ def choice_log_probabilities(
         tokens = [choice[0] for choice in targets]
         tokens = torch.tensor(tokens + [t for choice in targets for t in choice[1:]])
         scores, greedy = _of_tokens(states, tokens.to(states.device), head.weight if fast else None)
+        scores = scores.cpu().double()  # some GPUs have no float64
         sums, start = scores[: len(targets)].tolist(), len(targets)
         all_greedy = greedy[: len(targets)].tolist()
         for n, choice in enumerate(targets):
             part = slice(start, start + len(choice) - 1)
-            sums[n] += scores[part].double().sum().item()
+            sums[n] += scores[part].sum().item()
             all_greedy[n] &= bool(greedy[part].all())
             start = part.stop
             found[places[owner[n]]].append((sums[n], all_greedy[n]))

@@ -21,6 +21,11 @@ from utilities.intervals import Estimate, bootstrap, mcnemar, paired_bootstrap, 
 from utilities.metrics import RANGES, SHARES, score_rows, summarize
 from utilities.prompts import PromptFormat
 
+OWN_COLUMNS = {"row", "prompt", "reference", "prediction", "system", "error_class", *RANGES}
+OWN_COLUMNS |= {"stopped", "tokens", "log_probability", "error"}
+OWN_COLUMNS |= {"reference_log_probability", "reference_tokens"}
+"""What a prediction table has beside the columns of the data."""
+
 
 class EvaluationError(LabError):
     """An evaluation that cannot be done as asked."""
@@ -43,10 +48,10 @@ def prediction_table(
         refusal: text that marks an answer as turning the question down; adds `turned_down`.
 
     Returns:
-        A table with the rows' columns, then `row` (int, from 0), `prompt`, `reference`,
-        `prediction`, `system` (str), `stopped`, `tokens`, `log_probability` (nats), `error` (see
-        `inference.Answer`; None where answers are mere texts), the columns of
-        `metrics.score_rows`, perhaps `turned_down` (bool), and `error_class`.
+        A table with the rows' columns (`data_` before names that are taken), then `row` (int, from
+        0), `prompt`, `reference`, `prediction`, `system` (str), `stopped`, `tokens`,
+        `log_probability` (nats), `error` (see `inference.Answer`; None where answers are mere
+        texts), the columns of `metrics.score_rows`, perhaps `turned_down` (bool), `error_class`.
 
     Raises:
         EvaluationError: the two have different lengths, or there are none.
@@ -56,6 +61,7 @@ def prediction_table(
             f"expected one prediction a row, found {len(answers)} for {len(rows)} rows"
         )
     table = pd.DataFrame(list(rows))
+    table = table.rename(columns={name: f"data_{name}" for name in OWN_COLUMNS & set(table)})
     table["row"] = range(len(rows))
     table["prompt"] = [str(prompt_format.prompt(row)) for row in rows]
     table["reference"] = [prompt_format.reference(row) for row in rows]
