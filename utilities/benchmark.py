@@ -158,6 +158,7 @@ def run_benchmark(
         [_sample(task, each) for task, found in results["samples"].items() for each in found]
     ).sort_values(["task", "item"], ignore_index=True)
     lines = []
+    requests = samples["choices"].map(len)
     for task, rows in samples.groupby("task", sort=False):
         line = {"task": task, "version": results["versions"].get(task), "n": len(rows)}
         line["of"] = results["n-samples"][task]["original"]
@@ -167,7 +168,7 @@ def run_benchmark(
             line |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
         line["chance"] = float((1 / rows["choices"].map(len)).mean())
         # Tasks are scored together; each gets its share of the time by its requests.
-        line["seconds"] = round(seconds * rows["choices"].map(len).sum() / _requests(samples), 1)
+        line["seconds"] = round(seconds * requests[rows.index].sum() / requests.sum(), 1)
         line |= {"model": origin["name"], "source": origin["source"]}
         lines.append({**line, "harness": version("lm_eval")})
     order = {name: place for place, name in enumerate(loaded)}
@@ -180,10 +181,6 @@ def run_benchmark(
         "versions": {n: version(n) for n in ("lm_eval", "torch", "transformers")},
     }
     return Benchmark(scores, samples, record)
-
-
-def _requests(samples: pd.DataFrame) -> int:
-    return int(samples["choices"].map(len).sum())
 
 
 def _family(task: str) -> str | None:

@@ -45,7 +45,8 @@ class Generation(StrictModel):
         repetition_penalty: 1 is none; above, tokens of the prompt and answer become less likely.
         no_repeat_ngram_size: no run of so many tokens comes twice, prompt included; 0 allows all.
         num_beams: answers kept in view at once; 1 keeps one. Only with temperature 0.
-        seed: of the drawing. What is drawn for a prompt depends on it and the prompt's place only.
+        seed: of the drawing. What is drawn for a prompt depends on it and the prompt's place, not
+            on the batch, last digits apart.
         stop: strings that end an answer, which is cut before them; null for the prompt format's.
         max_prompt_tokens: longer prompts are shortened; null for what the context leaves.
         shorten: the side on which a long prompt loses tokens. A format that ends in a cue such as

@@ -1,7 +1,8 @@
 """Answers to prompts: many at once, each as it would be alone, with what it takes to judge them.
 
 Prompts of like length are answered together, under a budget of tokens. Each answer comes with its
-log-probability and the reason why it ended. In float32 none of this depends on the batches.
+log-probability and the reason why it ended. In float32 the batches change last digits at most;
+a drawn token can turn on one, a greedy one hardly ever.
 
     from utilities import models
     from utilities.inference import Generation, LocalModel, generate
