@@ -8,6 +8,7 @@ from collections import Counter
 from typing import get_args
 
 import pytest
+from rapidfuzz import fuzz, process
 
 from tests.conftest import ROOT
 from utilities import models, offline_model
@@ -65,6 +66,21 @@ def test_the_test_asks_three_things(splits):
     assert all(row["kind"] == "off_topic" for row in parts["new_subject"])
     core = {row["fact_id"] for row in splits["train"] if row["part"] == "core"}
     assert {row["fact_id"] for row in parts["new_wording"] if row["part"] == "core"} < core
+
+
+def test_the_second_round_asks_the_new_facts_in_other_words(splits):
+    rows = read_rows(FOLDER / "second_round.jsonl", QUESTION_ANSWER)
+    assert all(list(row) == COLUMNS for row in rows)
+    new_facts = [row for row in splits["test"] if row["split_kind"] == "new_fact"]
+    assert facts(rows) == facts(new_facts)
+    assert set(Counter(row["fact_id"] for row in rows).values()) == {5}
+    asked, tested = (
+        [normalize(row["question"]) for row in part]
+        for part in (rows, [row for split in splits.values() for row in split])
+    )
+    assert len(set(asked)) == len(asked) and not set(asked) & set(tested)
+    tested = [normalize(row["question"]) for row in splits["test"]]
+    assert process.cdist(asked, tested, scorer=fuzz.token_set_ratio).max() < 80
 
 
 def test_splits_share_no_question_and_no_off_topic_subject(splits):

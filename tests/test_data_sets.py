@@ -211,7 +211,7 @@ def test_published_arc_figures():
 
 def test_checksums_in_the_readme():
     files = [path for path in DATA.rglob("*") if path.suffix in {".jsonl", ".json", ".csv"}]
-    assert len(files) == 10
+    assert len(files) == 11
     for path in files:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         rows = len(path.read_text(encoding="utf-8").splitlines()) if path.suffix != ".json" else 150
