@@ -1,0 +1,97 @@
+"""The first cell of every notebook: in Colab it installs the course, elsewhere it does nothing.
+
+Colab comes with torch, numpy, pandas and transformers, loaded or about to be. Exchanging one of
+them under a running kernel breaks it in odd ways, so they stay unless they are too old.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+PACKAGE = "finetuning-lab"
+EXTRAS = ("", "benchmark")
+KEPT = ("torch", "numpy", "pandas", "transformers")
+
+CELL = """\
+# In Colab this cell installs the course's package; anywhere else it does nothing.
+import subprocess
+import sys
+
+REPOSITORY = "{repository}"
+
+if "google.colab" in sys.modules:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, f"git+{{REPOSITORY}}"], check=True)
+    from utilities.colab import install_requirements
+
+    install_requirements()"""
+
+
+def first_cell() -> str:
+    """Return the source of the first cell; the address is `Repository` in `pyproject.toml`."""
+    addresses = metadata.metadata(PACKAGE).get_all("Project-URL") or []
+    named = dict(address.split(", ", 1) for address in addresses)
+    return CELL.format(repository=named["Repository"])
+
+
+def version_of(name: str) -> str | None:
+    """Return the installed version of a package, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def lacking(
+    requirements: Iterable[str], installed: Callable[[str], str | None] = version_of
+) -> tuple[list[str], list[str]]:
+    """Return the requirements that do not hold yet: those to install, and those to exchange.
+
+    Args:
+        requirements: as in `importlib.metadata.requires`, with markers.
+        installed: gives the version of a package, or None.
+
+    Returns:
+        What is missing or too old among ordinary packages, and what is too old among those that
+        Colab brings (`KEPT`), both as requirements for pip.
+    """
+    missing, too_old = [], []
+    for text in requirements:
+        requirement = Requirement(text)
+        marker = requirement.marker
+        if marker and not any(marker.evaluate({"extra": extra}) for extra in EXTRAS):
+            continue
+        version = installed(requirement.name)
+        if version and requirement.specifier.contains(version, prereleases=True):
+            continue
+        requirement.marker = None
+        (too_old if version and requirement.name in KEPT else missing).append(str(requirement))
+    return missing, too_old
+
+
+def install_requirements() -> None:
+    """Install what the package needs and Colab lacks; say so when a restart is needed.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed; its own message stands above.
+    """
+    missing, too_old = lacking(metadata.requires(PACKAGE) or [])
+    exchanged = {Requirement(text).name for text in too_old}
+    versions = {name: version_of(name) for name in KEPT if name not in exchanged}
+    pins = [f"{name}=={version}" for name, version in versions.items() if version]
+    if missing or too_old:
+        with tempfile.TemporaryDirectory() as folder:
+            constraints = Path(folder) / "constraints.txt"
+            constraints.write_text("\n".join(pins))
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(constraints)]
+            subprocess.run([*pip, *missing, *too_old], check=True)
+    if too_old:
+        print(  # noqa: T201 - a cell's message to its reader
+            f"{', '.join(sorted(exchanged))} was too old and is new now. Restart the session "
+            "(Runtime, Restart session), then run this cell again."
+        )
