@@ -67,7 +67,7 @@ def tokenizer():
     )
 
 
-def tiny_model(architecture: str, vocab_size: int = 512, seed: int = 0):
+def tiny_model(architecture: str, vocab_size: int = 512, seed: int = 0, context: int = 256):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -78,7 +78,7 @@ def tiny_model(architecture: str, vocab_size: int = 512, seed: int = 0):
         **sizes,
         num_attention_heads=4,
         vocab_size=vocab_size,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=1,
@@ -108,7 +108,7 @@ def model(request):
 def model_folder(tokenizer, tmp_path_factory):
     """A tiny GPT-NeoX as the hub would have it: float16 safetensors and a tokenizer."""
     folder = tmp_path_factory.mktemp("tiny") / "pythia-tiny"
-    tiny_model("gpt_neox").half().save_pretrained(folder)
+    tiny_model("gpt_neox", context=2048).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

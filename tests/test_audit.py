@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT, ROWS, run_module
 from utilities import plots
 from utilities.audit import AuditConfig, audit_rows, main, run_audit, token_budget
-from utilities.checks import CODES
 from utilities.evaluation import nearest_question_answers
+from utilities.findings import CODES
 from utilities.intervals import wilson_interval
 from utilities.leakage import leakage
 from utilities.packing import best_fit

@@ -13,6 +13,19 @@ import pytest
 from tests.conftest import ROOT
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+COURSE = [
+    "01_why_finetune",
+    "02_where_finetuning_fits_in",
+    "03_instruction_tuning",
+    "04_data_preparation",
+    "05_training",
+    "06_evaluation",
+    "07_error_analysis",
+    "08_choosing_model_and_method",
+    "09_dialogue_summaries",
+    "10_arc_benchmark",
+]
 MAX_LINES, MEDIAN_LINES, MAX_COLUMNS, MAX_IN_A_ROW = 25, 7, 88, 3
 FORBIDDEN = {
     "a star import": r"^\s*from \S+ import \*",
@@ -44,7 +57,11 @@ def section(text, heading):
     return [re.sub(r"\s+", " ", bullet) for bullet in bullets]
 
 
-@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def name_of(path):
+    return path.stem if path in PATHS else f"solutions-{path.stem}"
+
+
+@pytest.fixture(params=[*PATHS, *SOLUTIONS], ids=name_of)
 def path(request):
     return request.param
 
@@ -54,15 +71,20 @@ def notebook(path):
     return read(path)
 
 
-def test_there_are_notebooks():
-    assert len(PATHS) >= 3
-    assert all(re.fullmatch(r"\d\d_[a-z_]+", path.stem) for path in PATHS)
+@pytest.fixture(params=PATHS, ids=name_of)
+def lesson(request):
+    return read(request.param)
 
 
-def test_frame(notebook):
-    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+def test_the_course_is_whole():
+    assert [path.stem for path in PATHS] == COURSE
+    assert [path.stem for path in SOLUTIONS] == COURSE
+
+
+def test_frame(lesson):
+    text = "\n".join(c.source for c in lesson.cells if c.cell_type == "markdown")
     assert len(re.findall(r"^# ", text, flags=re.MULTILINE)) == 1
-    first, last = notebook.cells[0].source, notebook.cells[-1].source
+    first, last = lesson.cells[0].source, lesson.cells[-1].source
     assert first.startswith("# ")
     assert re.search(r"\*\*Needs:\*\* about \d+ minutes? and \d+ GB of memory", first)
     assert "## Settings" in text
@@ -70,14 +92,34 @@ def test_frame(notebook):
     assert len(goals) >= 3
     assert section(last, "## You can now") == goals
     assert "**Words from this notebook.**" in last
-    assert re.search(r"^Next\b.*\[.*\]\(.*\)", last, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("place", range(len(PATHS)))
+def test_each_notebook_leads_to_the_next(place):
+    last = read(PATHS[place]).cells[-1].source
+    target, *_ = re.findall(r"^Next\b[^\[]*\[[^\]]*\]\(([^)]+)\)", last, flags=re.MULTILINE)
+    following = PATHS[place + 1].name if place + 1 < len(PATHS) else "../README.md"
+    assert target == following, "the first link after Next"
+
+
+def test_the_learner_predicts_before_she_sees(lesson):
+    asked = [c for c in lesson.cells if "**Predict, then run.**" in c.source]
+    assert len(asked) >= 2
+
+
+def test_there_is_a_glossary(lesson):
+    glossary = lesson.cells[-1].source.split("**Words from this notebook.**")[1]
+    assert len(re.findall(r"\*[^*]+\*:", glossary)) >= 5
+
+
+def test_a_lesson_is_made_of_small_steps(lesson):
+    sizes = [len(lines_of(cell)) for cell in code_cells(lesson)]
+    assert statistics.median(sizes) <= MEDIAN_LINES
+    assert len(sizes) <= 50
 
 
 def test_cells_are_small(notebook):
-    sizes = [len(lines_of(cell)) for cell in code_cells(notebook)]
-    assert max(sizes) <= MAX_LINES
-    assert statistics.median(sizes) <= MEDIAN_LINES
-    assert len(sizes) <= 50
+    assert max(len(lines_of(cell)) for cell in code_cells(notebook)) <= MAX_LINES
     for cell in code_cells(notebook):
         assert max(map(len, cell.source.splitlines())) <= MAX_COLUMNS
 
@@ -142,9 +184,9 @@ def test_what_is_kept_is_clean(notebook, path):
             assert str(ROOT) not in str(output), "a path of the machine that ran it"
 
 
-def test_outputs_are_kept_for_readers(notebook):
-    with_output = sum(bool(cell.outputs) for cell in code_cells(notebook))
-    assert with_output > len(code_cells(notebook)) / 2
+def test_outputs_are_kept_for_readers(lesson):
+    with_output = sum(bool(cell.outputs) for cell in code_cells(lesson))
+    assert with_output > len(code_cells(lesson)) / 2
 
 
 def test_a_function_in_both_places_is_the_same_code(notebook):
@@ -159,6 +201,10 @@ def test_a_function_in_both_places_is_the_same_code(notebook):
                 assert ast.dump(node) == ast.dump(package[node.name]), node.name
 
 
-def test_the_readme_lists_every_notebook():
+def test_the_readme_lists_every_notebook_with_what_it_needs():
     readme = Path(ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"notebooks/{path.name}" in readme for path in PATHS)
+    for path in PATHS:
+        needs = r"\*\*Needs:\*\* about (\d+) minutes? and (\d+) GB"
+        minutes, memory = re.search(needs, read(path).cells[0].source).groups()
+        line = rf"\(notebooks/{path.name}\) \| [^|]+ \| {minutes} \| {memory} GB \|$"
+        assert re.search(line, readme, flags=re.MULTILINE), line

@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 
 from tests.conftest import ROWS
@@ -83,3 +84,19 @@ def test_published_figures_over_size_and_training():
     assert points[0] == 0 and len(points) == 27
     names = by_size.get_legend_handles_labels()[1]
     assert names == ["the Pile", "the Pile, deduplicated"]
+
+
+def test_a_learning_curve_shows_every_run_and_bars_between_seeds():
+    runs = pd.DataFrame({"rows": [8, 8, 16, 16], "score": [0.5, 0.7, 0.8, 0.8]})
+    axes = plots.learning_curve(runs, untrained=0.4).axes[0]
+    curve, points = axes.containers[0], axes.lines[-3]
+    assert [round(y, 6) for y in curve.lines[0].get_ydata()] == [0.6, 0.8]
+    bars = [segment[:, 1].tolist() for segment in curve.lines[2][0].get_segments()]
+    assert np.round(bars, 6).tolist() == [[0.5, 0.7], [0.8, 0.8]]
+    assert len(points.get_xdata()) == 4
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["8", "16"]
+    labels = axes.get_legend_handles_labels()[1]
+    assert "before training" in labels
+    assert (
+        "before training" not in plots.learning_curve(runs).axes[0].get_legend_handles_labels()[1]
+    )
