@@ -8,8 +8,12 @@ A notebook that fails does not keep the others from running; the exit status is 
 """
 
 import argparse
+import base64
+import copy
 import html
+import mimetypes
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -25,6 +29,7 @@ ROOT = Path(__file__).resolve().parent
 NOTEBOOKS = ROOT / "notebooks"
 PAGES = ROOT / "build" / "course"
 CELL_SECONDS = 900
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 PROGRESS_BAR_MIME = "application/vnd.jupyter.widget-view+json"
 
 
@@ -71,11 +76,32 @@ def _is_progress(output: nbformat.NotebookNode) -> bool:
 
 def write_page(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write an executed notebook as one HTML file with its pictures inside."""
-    exporter = HTMLExporter(embed_images=True, exclude_anchor_links=True)
-    page, _ = exporter.from_notebook_node(
-        notebook, resources={"metadata": {"path": str(NOTEBOOKS), "name": path.stem}}
-    )
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(_link_from_page, cell.source)
+    exporter = HTMLExporter(exclude_anchor_links=True)
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     path.write_text(page, encoding="utf-8")
+
+
+def _link_from_page(link: re.Match) -> str:
+    """Return a link of a notebook as its page needs it.
+
+    The exporter could put pictures into the page too, but it closes each `<details>` on the way.
+    """
+    is_image, text, target = link.groups()
+    place = (NOTEBOOKS / target).resolve()
+    if "://" in target or not place.exists():
+        return link[0]
+    if is_image:
+        picture = base64.b64encode(place.read_bytes()).decode()
+        target = f"data:{mimetypes.guess_type(place.name)[0]};base64,{picture}"
+    elif place.parent == NOTEBOOKS:
+        target = f"{place.stem}.html"
+    else:
+        target = Path(os.path.relpath(place, PAGES)).as_posix()
+    return f"{is_image}[{text}]({target})"
 
 
 def title(notebook: nbformat.NotebookNode) -> str:
@@ -83,12 +109,18 @@ def title(notebook: nbformat.NotebookNode) -> str:
     return notebook.cells[0].source.splitlines()[0].lstrip("# ")
 
 
-def write_index(results: list[tuple[Path, str, float, str | None]]) -> None:
+def stated_minutes(notebook: nbformat.NotebookNode) -> int:
+    """Return the minutes on two CPU cores that the notebook says it needs."""
+    return int(re.search(r"\*\*Needs:\*\* about (\d+) minute", notebook.cells[0].source)[1])
+
+
+def write_index(results: list[tuple[Path, str, int, float, str | None]]) -> None:
     """Write the page that lists the notebooks with their times and fates."""
     rows = "\n".join(
         f'<tr><td><a href="{path.stem}.html">{html.escape(name)}</a></td>'
-        f"<td>{seconds:.0f} s</td><td>{'failed' if error else 'ran'}</td></tr>"
-        for path, name, seconds, error in results
+        f"<td>{minutes} min</td><td>{seconds:.0f} s</td>"
+        f"<td>{'failed' if error else 'ran'}</td></tr>"
+        for path, name, minutes, seconds, error in results
     )
     (PAGES / "index.html").write_text(
         f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Finetuning Lab</title>
@@ -100,7 +132,7 @@ td, th {{ text-align: left; padding: .5rem; border-bottom: 1px solid #ccc }}
 </style>
 <h1>Finetuning Lab</h1>
 <p>Every notebook as it ran here, in order. Profile: {course_profile()}.</p>
-<table><tr><th>Notebook</th><th>Time</th><th>Result</th></tr>
+<table><tr><th>Notebook</th><th>Stated</th><th>Time</th><th>Result</th></tr>
 {rows}
 </table></html>
 """,
@@ -127,15 +159,18 @@ def main() -> int:
         start = time.monotonic()
         notebook, error = execute(path)
         seconds = time.monotonic() - start
-        print(f"{seconds:6.0f} s  {'FAILED' if error else 'ran'}", flush=True)
+        minutes = stated_minutes(notebook)
+        slow = f", over twice the {minutes} min it states" if seconds > 120 * minutes else ""
+        print(f"{seconds:6.0f} s  {'FAILED' if error else 'ran'}{slow}", flush=True)
         if error:
             print(error, file=sys.stderr)
         normalize(notebook)
         write_page(notebook, PAGES / f"{path.stem}.html")
         if arguments.save and not error:
             nbformat.write(notebook, path)
-        results.append((path, title(notebook), seconds, error))
+        results.append((path, title(notebook), minutes, seconds, error))
     write_index(results)
+    print(f"{sum(seconds for *_, seconds, _ in results) / 60:.1f} minutes in all")
     print(f"\nOpen {os.path.relpath(PAGES / 'index.html')}")
     return int(any(error for *_, error in results))
 

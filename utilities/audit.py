@@ -21,7 +21,8 @@ import pandas as pd
 from pydantic import Field
 
 from utilities import plots
-from utilities.checks import (
+from utilities.config import ConfigPath, ModelName, StrictModel, command_line
+from utilities.findings import (
     CODES,
     Finding,
     Row,
@@ -31,7 +32,6 @@ from utilities.checks import (
     grouped,
     read_for_checks,
 )
-from utilities.config import ConfigPath, ModelName, StrictModel, command_line
 from utilities.leakage import find_benchmark_leaks, find_leaks
 from utilities.prompts import QUESTION_ANSWER, TEXT, ConfigPromptFormat, PromptFormat
 from utilities.sources import AnySource, ConfigSource, PatchEntry, read_rows

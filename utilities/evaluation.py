@@ -380,7 +380,7 @@ def _log_into(path: Path) -> Callable[[str], None]:
 def _flat(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with columns of one type each, as parquet wants it."""
     flat = table.astype({"tokens": float, "log_probability": float})
-    for name in flat.select_dtypes(object):
+    for name in flat.select_dtypes(exclude=["number", "bool"]):
         missing = [value is None or value is pd.NA or value != value for value in flat[name]]
         texts = zip(flat[name], missing, strict=True)
         flat[name] = [None if lacking else str(value) for value, lacking in texts]

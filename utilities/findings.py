@@ -1,4 +1,4 @@
-"""The checks of the audit: rows as it sees them, and what it finds in and between them."""
+"""What the audit finds: rows as it sees them, and what it finds in and between them."""
 
 import re
 from collections import Counter

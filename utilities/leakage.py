@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from utilities.checks import Finding, Row, comparable_rows, read_for_checks
+from utilities.findings import Finding, Row, comparable_rows, read_for_checks
 from utilities.intervals import share_of
 from utilities.metrics import is_exact_match
 from utilities.prompts import QUESTION_ANSWER, PromptFormat, TemplateFormat

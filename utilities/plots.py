@@ -310,3 +310,33 @@ def _draw_budget(axes, budget: pd.DataFrame) -> None:
     axes.set_xticks(places, budget["limit"])
     axes.set_yticks(np.linspace(0, 1, 6), [f"{tick:.0%}" for tick in np.linspace(0, 1, 6)])
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, columnspacing=0.8)
+
+
+def learning_curve(
+    runs: pd.DataFrame, untrained: float | None = None, chance: float = 0.5
+) -> Figure:
+    """Do more rows still help? The score over the number of rows, with each seed's own score.
+
+    Args:
+        runs: one row a run: `rows` (trained on), `score` (0 to 1); several runs of each size.
+        untrained: the score before any training, drawn as a line.
+        chance: what guessing gets.
+    """
+    groups = runs.groupby("rows")["score"]
+    mean, low, high = groups.mean(), groups.min(), groups.max()
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots()
+        spread = np.clip([mean - low, high - mean], 0, None)
+        axes.errorbar(
+            mean.index, mean, spread, fmt="o-", label="mean; bars: lowest to highest seed"
+        )
+        axes.plot(runs["rows"], runs["score"], "x", color="0.3", label="one run")
+        if untrained is not None:
+            axes.axhline(untrained, color="#d55e00", linestyle="--", label="before training")
+        axes.axhline(chance, color="0.4", linestyle=":", label="chance")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(mean.index, [str(size) for size in mean.index])
+        axes.set(xlabel="training rows (log scale)", ylabel="share right", ylim=(0, 1.05))
+        axes.legend(loc="lower right")
+        plt.close(figure)
+    return figure
