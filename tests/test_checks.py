@@ -1,6 +1,5 @@
 """The exercises' checks: right answers pass, plausible wrong ones are told what failed."""
 
-import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -72,10 +71,11 @@ def test_every_module_of_checks_has_its_table():
 
 @pytest.mark.parametrize("path", ANSWER_FILES, ids=lambda path: path.stem)
 def test_a_stub_is_not_started(path):
-    for name in table_of(path):
+    for name, table in table_of(path).items():
         check = check_named(path.stem, name)
-        assert "not started" in {check(lambda *a, **k: None).state, check(...).state}
         assert check(...).state == "not started", name
+        if callable(table["right"][0]):
+            assert check(lambda *arguments, **named: None).state == "not started", name
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -186,8 +186,3 @@ def test_same_numbers():
     assert not same_numbers([1], [1, 2])
     assert not same_numbers(["one"], [1])
     assert not same_numbers(None, [1])
-
-
-def test_notebooks_are_json_with_one_indent():
-    for path in NOTEBOOKS:
-        assert json.loads(path.read_text(encoding="utf-8"))["nbformat"] == 4

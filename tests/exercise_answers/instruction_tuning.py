@@ -145,14 +145,7 @@ def hold_out_one_list(rows, count, seed):
 
 
 def rows_from_faq(text):
-    rows = []
-    for line in text.splitlines():
-        if line.startswith("Q:"):
-            rows.append({"instruction": line[2:].strip(), "input": "", "output": ""})
-        elif rows and line.strip():
-            said = line.removeprefix("A:").strip()
-            rows[-1]["output"] = f"{rows[-1]['output']}\n{said}".strip()
-    return [row for row in rows if row["output"]]
+    return [row for row in faq_keeps_unanswered(text) if row["output"]]
 
 
 def rows_from_faq_by_pattern(text):
