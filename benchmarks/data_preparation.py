@@ -92,8 +92,9 @@ def trl(path: Path, tokenizer_name: str, folder: Path, processes: int) -> dict:
 
 def this_package(path: Path, tokenizer_name: str, folder: Path, processes: int) -> dict:
     """Prepare the same with `utilities.dataprep`, down to a dataset on the disk."""
-    from utilities.dataprep import DataprepConfig, prepare
-    from utilities.prompts import TemplateFormat
+    from utilities.dataprep.preparation import prepare
+    from utilities.dataprep.settings import DataprepConfig
+    from utilities.prompts.template import TemplateFormat
 
     values = {
         "source": str(path),
@@ -132,7 +133,7 @@ def packing_only(rows: int) -> dict[str, float]:
     import numpy as np
     from trl.data_utils import pack_dataset
 
-    from utilities.packing import pack
+    from utilities.features.packing import pack
 
     lengths = np.random.default_rng(0).lognormal(4.4, 0.5, rows).astype(int).clip(8, PACKED_LENGTH)
     values = {

@@ -17,11 +17,12 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from utilities import models
 from utilities.config import bundled
-from utilities.inference import generate
-from utilities.prompts import USER_ASSISTANT, TemplateFormat
-from utilities.sources import read_rows
-from utilities.tokenization import tokenize_examples
-from utilities.training import train
+from utilities.features.tokenization import tokenize_examples
+from utilities.inference.local_model import generate
+from utilities.prompts.built_in import USER_ASSISTANT
+from utilities.prompts.template import TemplateFormat
+from utilities.rows.sources import read_rows
+from utilities.training.run import train
 
 FORMAT = TemplateFormat(
     name="dialogue_summary",

@@ -34,12 +34,14 @@ from pathlib import Path
 import torch
 import transformers
 
-from utilities import inference, models
+from utilities import models
 from utilities.config import bundled
-from utilities.decoding import Batch, Generation
-from utilities.metrics import RANGES
-from utilities.prompts import QUESTION_ANSWER
-from utilities.tables import prediction_table, score
+from utilities.inference import decoding, local_model
+from utilities.inference.decoding import Batch
+from utilities.inference.generation import Generation
+from utilities.prompts.built_in import QUESTION_ANSWER
+from utilities.scores.metrics import RANGES
+from utilities.scores.prediction_tables import prediction_table, score
 
 QUESTIONS, WARM_UP, NEW_TOKENS, LONG, MEAN = 128, 8, 60, 120, 25
 ROWS = 10_000
@@ -89,7 +91,7 @@ def pipeline(batch_size: int) -> Callable[..., list[list[int]]]:
 def ours(model, tokenizer, prompts: list[str]) -> list[list[int]]:
     """Answer with this package."""
     settings = Generation(max_new_tokens=NEW_TOKENS)
-    answers = dict(inference.LocalModel(model, tokenizer).answers(prompts, settings))
+    answers = dict(local_model.LocalModel(model, tokenizer).answers(prompts, settings))
     return [answers[place].ids for place in range(len(prompts))]
 
 
@@ -101,9 +103,9 @@ def stopping(batch: type[Batch]) -> Callable[..., list[list[int]]]:
         bias = torch.zeros(head.out_features)
         bias[tokenizer.eos_token_id] = math.log(head.out_features / (MEAN - 1))
         head.bias = torch.nn.Parameter(bias)
-        inference.Batch = batch
+        decoding.Batch = batch
         settings = Generation(max_new_tokens=LONG, temperature=1.0)
-        answers = dict(inference.LocalModel(model, tokenizer).answers(prompts, settings))
+        answers = dict(local_model.LocalModel(model, tokenizer).answers(prompts, settings))
         return [answers[place].ids for place in range(len(prompts))]
 
     return answer

@@ -27,7 +27,7 @@ import torch
 import transformers
 
 from utilities import models
-from utilities.benchmark import BUNDLED, TASKS, over_file
+from utilities.benchmark.tasks import BUNDLED, TASKS, over_file
 from utilities.config import bundled
 
 PROGRAMS = ["harness, batches of 8", "harness, batches of 32", "harness, batches of 64"]

@@ -53,9 +53,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utilities import models
 from utilities.config import bundled
-from utilities.prompts import QUESTION_ANSWER
-from utilities.tokenization import IGNORE_INDEX, TokenizedExamples, tokenize_examples
-from utilities.training import resolve_precision, train
+from utilities.devices import device, resolve_precision
+from utilities.features.tokenization import IGNORE_INDEX, TokenizedExamples, tokenize_examples
+from utilities.prompts.built_in import QUESTION_ANSWER
+from utilities.training.run import train
 
 ROWS, VALIDATION_ROWS = 200, 64
 MAX_LENGTH, PACKED_LENGTH = 2048, 768
@@ -155,7 +156,7 @@ def trl(job: Job, lora: bool = False, **settings: Any) -> PreTrainedModel:
 
 def this_package(job: Job, lora: bool = False) -> PreTrainedModel:
     """Train with `utilities.training`, and load what it saved."""
-    from utilities.adapters import Lora
+    from utilities.models.adapters import Lora
 
     method = {"lora": Lora(r=8, alpha=16, dropout=0.0, merge=True)} if lora else {}
     about = {"prompt_format": QUESTION_ANSWER, "choice": job.choice, "precision": job.precision}
@@ -192,7 +193,7 @@ def new_model(folder: Path | str) -> PreTrainedModel:
     transformers.set_seed(0)
     config = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return model.to(models.device())
+    return model.to(device())
 
 
 def read(data: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
@@ -281,7 +282,7 @@ def measure_overhead(options: argparse.Namespace, folder: Path) -> None:
 def product_rate(precision: str) -> float:
     """Return GFLOP/s of a 2048³ matrix product, the best of 2 seconds."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    matrix = torch.randn(2048, 2048, device=models.device()).to(dtype)
+    matrix = torch.randn(2048, 2048, device=device()).to(dtype)
     names, threads = {"matrix": matrix}, torch.get_num_threads()
     timer = benchmark.Timer("matrix @ matrix", globals=names, num_threads=threads)
     return 2 * 2048**3 / min(timer.blocked_autorange(min_run_time=2).times) / 1e9

@@ -14,8 +14,8 @@ from drawing import BLUE, DIM, INK, ORANGE, SMALLEST, Canvas, save, style
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from utilities.benchmark import published
-from utilities.packing import best_fit
+from utilities.benchmark.compare import published
+from utilities.features.packing import best_fit
 
 SENTENCE = [  # a token, its id in Pythia's tokenizer, and what this id is in SmolLM2's
     ("Hi", 12764, " Darwin"),

@@ -164,7 +164,7 @@ def fake_offline_model(model_folder, tmp_path, monkeypatch):
     """A cache folder that holds a tiny model in the place of the offline one."""
     monkeypatch.setenv("FINETUNING_LAB_CACHE", str(tmp_path / "lab-cache"))
     monkeypatch.delenv("COURSE_MODEL", raising=False)
-    from utilities import offline_model
+    from utilities.models import offline
 
-    shutil.copytree(model_folder, offline_model.offline_folder())
-    return offline_model.offline_folder()
+    shutil.copytree(model_folder, offline.offline_folder())
+    return offline.offline_folder()

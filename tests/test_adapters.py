@@ -6,11 +6,12 @@ import torch
 
 from tests.conftest import ROWS, run_module, tiny_model
 from tests.test_training import fit
-from utilities import models
-from utilities.adapters import AdapterError, Lora, attach
-from utilities.models import ModelChoice
-from utilities.prompts import QUESTION_ANSWER
-from utilities.tokenization import tokenize_examples
+from utilities import errors, models
+from utilities.errors import AdapterError
+from utilities.features.tokenization import tokenize_examples
+from utilities.models.adapters import Lora, attach
+from utilities.models.choice import ModelChoice
+from utilities.prompts.built_in import QUESTION_ANSWER
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_an_adapter_whose_model_is_gone(base, tokenizer, data, tmp_path):
     model, choice = base
     run = fit(model, tokenizer, data, tmp_path / "run", lora=Lora(r=4), choice=choice)
     shutil.rmtree(choice.folder)
-    with pytest.raises(models.ModelError, match="there is no model folder"):
+    with pytest.raises(errors.ModelError, match="there is no model folder"):
         models.load(str(run.folder))
 
 

@@ -8,22 +8,24 @@ import string
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.conftest import ROOT, ROWS, run_module
 from utilities import plots
-from utilities.audit import AuditConfig, audit_rows, main, run_audit, token_budget
-from utilities.evaluation import nearest_question_answers
-from utilities.findings import CODES
-from utilities.intervals import wilson_interval
-from utilities.leakage import leakage
-from utilities.packing import best_fit
-from utilities.prompts import ALPACA, CHAT, PLAIN, QUESTION_ANSWER, TEXT, USER_ASSISTANT
-from utilities.readers import DataError
-from utilities.sources import Source, read_rows, row_hash
-from utilities.texts import comparable
-from utilities.tokenization import encode_texts
+from utilities.audit.__main__ import main
+from utilities.audit.audit import audit_rows, run_audit, token_budget
+from utilities.audit.leaks import leakage
+from utilities.audit.row_checks import CODES
+from utilities.audit.settings import AuditConfig
+from utilities.audit.text_checks import comparable
+from utilities.errors import DataError
+from utilities.features.packing import best_fit
+from utilities.features.tokenization import encode_texts
+from utilities.prompts.built_in import ALPACA, CHAT, PLAIN, QUESTION_ANSWER, TEXT, USER_ASSISTANT
+from utilities.rows.patches import row_hash
+from utilities.rows.sources import Source, read_rows
+from utilities.scores.baselines import nearest_question_answers
+from utilities.scores.statistics import wilson_interval
 
 LAMINI = ROOT.parent / "shared" / "data" / "lamini_docs.jsonl"
 

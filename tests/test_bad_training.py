@@ -8,11 +8,11 @@ import transformers
 
 from tests.conftest import ROWS, run_module, tiny_model
 from tests.test_training import fit
-from utilities.prompts import QUESTION_ANSWER
-from utilities.settings import Settings
-from utilities.tokenization import tokenize_examples
-from utilities.trainer import Trainer
-from utilities.training import TrainingError
+from utilities.errors import TrainingError
+from utilities.features.tokenization import tokenize_examples
+from utilities.prompts.built_in import QUESTION_ANSWER
+from utilities.training.settings import Settings
+from utilities.training.trainer import SupervisedTrainer
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_loss_that_becomes_infinite_stops_at_once(tokenizer, data, tmp_path):
 
 
 def test_the_best_checkpoint_that_is_not_what_it_was(tokenizer, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "_load_weights", lambda self, checkpoint: None)
+    monkeypatch.setattr(SupervisedTrainer, "_load_weights", lambda self, checkpoint: None)
     with pytest.raises(TrainingError, match="the weights loaded from it have"):
         fit(
             tiny_model("gpt_neox"),
@@ -164,7 +164,7 @@ def test_the_best_checkpoint_that_is_not_what_it_was(tokenizer, data, tmp_path, 
 def test_evaluating_without_data(tmp_path):
     arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     with pytest.raises(TrainingError, match="nothing to evaluate on"):
-        Trainer(model=tiny_model("llama"), args=arguments).evaluate()
+        SupervisedTrainer(model=tiny_model("llama"), args=arguments).evaluate()
 
 
 def test_a_dataset_prepared_for_another_tokenizer(data_file, model_folder, tmp_path):

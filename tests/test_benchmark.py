@@ -9,11 +9,14 @@ import torch
 
 from tests.conftest import run_module, tiny_model
 from tests.stand_in_hub import StandInHub
-from utilities import benchmark, models, scoring
-from utilities.arc_files import read_arc
-from utilities.benchmark import BenchmarkError, compare_items, run_benchmark, score_choices
+from utilities.benchmark import compare, harness, tasks
+from utilities.benchmark.arc_files import read_arc
+from utilities.benchmark.choices import score_choices
+from utilities.benchmark.compare import compare_items
+from utilities.benchmark.harness import run_benchmark
 from utilities.config import bundled
-from utilities.readers import DataError
+from utilities.errors import BenchmarkError, DataError
+from utilities.inference import likelihood
 
 ITEMS = [
     json.loads(line)
@@ -71,9 +74,9 @@ def test_greedy_choices_are_told(tokenizer):
     likely = likely[len(asked) :]
     other = [*likely[:-1], (likely[-1] + 1) % 400]
     questions = [(asked, [likely, other, likely[:1]])]
-    ((first, second, third),) = scoring.choice_log_probabilities(model, questions, 1)
+    ((first, second, third),) = likelihood.choice_log_probabilities(model, questions, 1)
     assert (first[1], second[1], third[1]) == (True, False, True)
-    monolithic = scoring.log_probabilities_of_ids(model, [(asked, likely), (asked, other)], 1)
+    monolithic = likelihood.log_probabilities_of_ids(model, [(asked, likely), (asked, other)], 1)
     assert [first[0], second[0]] == pytest.approx(monolithic, abs=1e-4)
 
 
@@ -151,10 +154,10 @@ def test_a_model_in_training_is_scored_as_it_will_be_used(tokenizer):
 def test_items_of_other_tasks(target, more, right, norm):
     log = {"doc_id": 3, "target": target, "acc": 1.0, **more}
     log |= {"arguments": [("q", " a"), ("q", " b")], "filtered_resps": [(-2.0, 0), (-1.0, 0)]}
-    row = benchmark._sample("any", log)
+    row = harness._sample("any", log)
     assert (row["right"], row["acc_norm"], row["picked"], row["acc"]) == (right, norm, 1, True)
     with pytest.raises(BenchmarkError, match="does not say of each item"):
-        benchmark._sample("any", {**log, "acc": 0.31})
+        harness._sample("any", {**log, "acc": 0.31})
 
 
 def test_texts_without_a_token(tokenizer):
@@ -313,7 +316,7 @@ def test_a_context_too_small_for_an_item(tokenizer):
 
 
 def test_a_hub_that_cannot_be_reached(tokenizer, monkeypatch):
-    monkeypatch.setattr(models, "probe", lambda *_: "the hub cannot be reached: ConnectError")
+    monkeypatch.setattr(tasks, "probe", lambda *_: "the hub cannot be reached: ConnectError")
     with pytest.raises(
         BenchmarkError, match=r"cannot be reached.*Take the task `science_questions`"
     ):
@@ -321,7 +324,7 @@ def test_a_hub_that_cannot_be_reached(tokenizer, monkeypatch):
 
 
 def test_published_figures():
-    easy = benchmark.published("arc_easy")
+    easy = compare.published("arc_easy")
     last = easy[(easy["model"] == "pythia-1.4b") & (easy["step"] == 143000)]
     assert last["acc"].item() == 0.6065
     assert 0 in set(easy[easy["model"] == "pythia-70m"]["step"])

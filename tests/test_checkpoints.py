@@ -1,6 +1,6 @@
 import pytest
 
-from utilities import checkpoints
+from utilities.training import checkpoints
 
 
 @pytest.fixture

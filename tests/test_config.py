@@ -2,7 +2,8 @@ import pytest
 import yaml
 
 from utilities import config
-from utilities.config import ConfigError, ConfigPath, ModelName, StrictModel, load_config
+from utilities.config import ConfigPath, ModelName, StrictModel, load_config
+from utilities.errors import ConfigError
 
 
 class Inner(StrictModel):

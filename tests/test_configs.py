@@ -5,16 +5,16 @@ from typing import get_args
 import pytest
 
 from tests.conftest import ROOT
-from utilities.audit import AuditConfig
-from utilities.benchmark import BenchmarkConfig
+from utilities.audit.settings import AuditConfig
+from utilities.benchmark.settings import BenchmarkConfig
 from utilities.config import load_config
-from utilities.dataprep import DataprepConfig
-from utilities.evaluation import EvaluationConfig
-from utilities.prompts import FORMATS, PromptFormat
-from utilities.readers import find_files
-from utilities.settings import ArgumentFields
-from utilities.sources import Source
-from utilities.training import TrainingConfig
+from utilities.dataprep.settings import DataprepConfig
+from utilities.evaluation.settings import EvaluationConfig
+from utilities.prompts.base import PromptFormat
+from utilities.prompts.built_in import FORMATS
+from utilities.rows.readers import find_files
+from utilities.rows.sources import Source
+from utilities.training.settings import ArgumentFields, TrainingConfig
 
 MODELS = {
     "audit": AuditConfig,
@@ -23,7 +23,7 @@ MODELS = {
     "evaluate": EvaluationConfig,
     "arc": BenchmarkConfig,
 }
-# Those for accelerate are tried out in test_processes.py.
+# Those for accelerate are tried out in test_distributed.py.
 PATHS = sorted(
     path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "accelerate"
 )
@@ -35,7 +35,7 @@ def test_config_loads_and_its_data_exist(path):
     for key, value in config:
         if isinstance(value, Source) and value.method == "files":
             assert find_files(value.kwargs["path"]), key
-    assert f"python -m utilities.{type(config).__module__.split('.')[-1]}" in path.read_text()
+    assert f"python -m utilities.{type(config).__module__.split('.')[1]}" in path.read_text()
 
 
 def test_the_course_assistant_is_evaluated_where_it_is_written():

@@ -11,15 +11,18 @@ import pytest
 from rapidfuzz import fuzz, process
 
 from tests.conftest import ROOT
-from utilities import models, offline_model
+from utilities import models
 from utilities.config import Profile
-from utilities.decoding import Generation
-from utilities.evaluation import EvaluationConfig
-from utilities.metrics import normalize
-from utilities.prompts import FILE_NAME, QUESTION_ANSWER
-from utilities.settings import Precision
-from utilities.sources import DataError, Source, read_rows
-from utilities.training import TrainingConfig
+from utilities.devices import PrecisionChoice
+from utilities.errors import DataError
+from utilities.evaluation.settings import EvaluationConfig
+from utilities.inference.generation import Generation
+from utilities.models import offline
+from utilities.prompts.base import FILE_NAME
+from utilities.prompts.built_in import QUESTION_ANSWER
+from utilities.rows.sources import Source, read_rows
+from utilities.scores.metrics import normalize
+from utilities.training.settings import TrainingConfig
 
 FOLDER = ROOT / "data" / "course_assistant"
 COLUMNS = ["question", "answer", "kind", "topic", "fact_id", "part"]
@@ -109,7 +112,9 @@ def test_wordings_vary(splits):
 
 def test_facts_are_true_of_the_project(splits):
     answers = facts(row for split in splits.values() for row in split)
-    package = " ".join(p.read_text(encoding="utf-8") for p in (ROOT / "utilities").glob("*.py"))
+    modules = sorted((ROOT / "utilities").rglob("*.py"))
+    assert len(modules) > 50, "the package is not where it is looked for"
+    package = " ".join(path.read_text(encoding="utf-8") for path in modules)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for fact in ("make_course", "make_test", "make_lab", "make_clean"):
@@ -117,8 +122,7 @@ def test_facts_are_true_of_the_project(splits):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
     for fact, answer in answers.items():
         for module in re.findall(r"python -m utilities\.(\w+)", answer):
-            text = (ROOT / "utilities" / f"{module}.py").read_text(encoding="utf-8")
-            assert '__name__ == "__main__"' in text, fact
+            assert (ROOT / "utilities" / module / "__main__.py").is_file(), fact
         for variable in re.findall(r"\b(?:COURSE|FINETUNING)_\w+", answer):
             assert variable in package, fact
     for answer in answers.values():
@@ -142,10 +146,10 @@ def test_facts_are_true_of_the_project(splits):
         TrainingConfig.model_fields["prompt_format"].default.name
         in (answers["prompt_format_default"])
     )
-    assert all(value in answers["precision_values"] for value in get_args(Precision))
+    assert all(value in answers["precision_values"] for value in get_args(PrecisionChoice))
     assert models.DEFAULT_MODEL in answers["default_model"]
-    assert offline_model.NAME in answers["offline_model"]
-    assert offline_model.FETCH_COMMAND in answers["fetch_model"]
+    assert offline.NAME in answers["offline_model"]
+    assert offline.FETCH_COMMAND in answers["fetch_model"]
     assert all(profile in answers["profiles"] for profile in get_args(Profile))
     assert FILE_NAME in answers["prompt_format_file"]
     assert project["license"] in answers["code_license"]

@@ -11,9 +11,9 @@ import pytest
 from rapidfuzz import fuzz, process
 
 from tests.conftest import ROOT
-from utilities.metrics import normalize
-from utilities.prompts import ALPACA, QUESTION_ANSWER, USER_ASSISTANT
-from utilities.sources import raw_rows, read_rows
+from utilities.prompts.built_in import ALPACA, QUESTION_ANSWER, USER_ASSISTANT
+from utilities.rows.sources import raw_rows, read_rows
+from utilities.scores.metrics import normalize
 
 DATA = ROOT / "data"
 README = (DATA / "README.md").read_text(encoding="utf-8")

@@ -11,13 +11,18 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from tests.conftest import ROOT, ROWS, run_module
-from utilities.dataprep import DataprepConfig, Prepared, Split, _parts, prepare, summary
-from utilities.models import load_tokenizer
-from utilities.prompts import QUESTION_ANSWER, PromptFormat, get_format
-from utilities.readers import DataError
-from utilities.sources import read_rows
-from utilities.tokenization import IGNORE_INDEX, tokenize_rows
-from utilities.training import TrainingConfig, run_training
+from utilities.dataprep import preparation, shards
+from utilities.dataprep.preparation import _parts, prepare
+from utilities.dataprep.prepared import Prepared, summary
+from utilities.dataprep.settings import DataprepConfig, Split
+from utilities.errors import DataError
+from utilities.features.tokenization import IGNORE_INDEX, tokenize_rows
+from utilities.models.loading import load_tokenizer
+from utilities.prompts.base import PromptFormat
+from utilities.prompts.built_in import QUESTION_ANSWER, get_format
+from utilities.rows.sources import read_rows
+from utilities.training.run import run_training
+from utilities.training.settings import TrainingConfig
 
 
 @pytest.fixture
@@ -203,16 +208,14 @@ def test_a_split_compares_what_is_asked(config, tmp_path, name, rows, groups):
 
 
 def test_a_source_that_changes_between_its_two_readings_is_told(config, many_rows, monkeypatch):
-    from utilities import dataprep
-
-    parts = dataprep._parts
+    parts = preparation._parts
 
     def change_after_the_first_reading(*arguments):
         found = parts(*arguments)
         many_rows.write_text(many_rows.read_text() + json.dumps(ROWS[0]) + "\n")
         return found
 
-    monkeypatch.setattr(dataprep, "_parts", change_after_the_first_reading)
+    monkeypatch.setattr(preparation, "_parts", change_after_the_first_reading)
     with pytest.raises(DataError, match="was changed while it was read"):
         prepare(config(split={"sizes": {"test": 0.3}}))
 
@@ -286,7 +289,6 @@ def test_killed_at_any_moment_it_leaves_nothing_or_all_and_goes_on(
 
 
 def test_killed_while_it_puts_the_shards_together(config, monkeypatch, tmp_path):
-    from utilities import dataprep
 
     class Killed(BaseException):
         pass
@@ -296,12 +298,12 @@ def test_killed_while_it_puts_the_shards_together(config, monkeypatch, tmp_path)
 
     for step in ("replace_folder", "_save_to_disk"):
         with monkeypatch.context() as patch:
-            patch.setattr(dataprep, step, die)
+            patch.setattr(preparation, step, die)
             with pytest.raises(Killed):
                 prepare(config())
         assert not (tmp_path / "out").exists() and (tmp_path / "out.partial").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(dataprep, "tokenize_rows", die)  # all shards are done already
+        patch.setattr(shards, "tokenize_rows", die)  # all shards are done already
         prepared = prepare(config())
     assert prepared.examples().counts["kept"] == 320
 
@@ -345,7 +347,7 @@ def test_what_cannot_work_is_told_and_nothing_is_written(config, change, told, t
     if told is None:
         assert prepare(config(**change)).examples().counts["kept"] == 320  # by convention
         return
-    from utilities.config import LabError
+    from utilities.errors import LabError
 
     with pytest.raises(LabError) as error:
         prepare(config(**change))
@@ -499,8 +501,8 @@ PYTHIA = ROOT.parent / "shared" / "data" / "pythia-70m"
 def test_real_rows_fill_packed_rows_to_98_percent(tmp_path):
     from transformers import AutoTokenizer
 
-    from utilities.packing import pack
-    from utilities.sources import Source
+    from utilities.features.packing import pack
+    from utilities.rows.sources import Source
 
     tokenizer = AutoTokenizer.from_pretrained(PYTHIA)
     source = Source(kwargs={"path": str(LAMINI)}, on_bad_rows="skip")

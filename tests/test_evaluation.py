@@ -14,22 +14,17 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, ROWS, run_module, tiny_model
-from tests.test_endpoints import Server, chat
-from utilities import evaluation as module
-from utilities.errors import AnalysisError
-from utilities.evaluation import (
-    EvaluationConfig,
-    EvaluationError,
-    compare,
-    forgetting,
-    most_frequent_answer,
-    nearest_question_answers,
-    prediction_table,
-    run_evaluation,
-    score,
-)
-from utilities.inference import Answer, LocalModel
-from utilities.prompts import QUESTION_ANSWER
+from tests.test_endpoint import Server, chat
+from utilities.errors import AnalysisError, EvaluationError
+from utilities.evaluation.forgetting_ratio import forgetting
+from utilities.evaluation.run import run_evaluation
+from utilities.evaluation.settings import EvaluationConfig
+from utilities.inference.answers import Answer
+from utilities.inference.local_model import LocalModel
+from utilities.prompts.built_in import QUESTION_ANSWER
+from utilities.scores import error_analysis
+from utilities.scores.baselines import most_frequent_answer, nearest_question_answers
+from utilities.scores.prediction_tables import compare, prediction_table, score
 
 RIGHT = [row["answer"] for row in ROWS]
 SHARES = ["exact_match", "normalized_exact_match"]
@@ -104,7 +99,7 @@ def test_columns_of_the_data_never_shadow_ours():
 
 
 def error_classes_of(table):
-    return module.classify(table).tolist()
+    return error_analysis.classify(table).tolist()
 
 
 def test_bad_tables_are_refused():
@@ -244,7 +239,9 @@ def test_the_report_says_all_of_it_and_runs_nothing(model_folder, tmp_path, fake
 def test_a_second_run_generates_nothing_anew(model_folder, data_file, tmp_path, monkeypatch):
     wanted = config(model_folder, data_file, tmp_path)
     first = run_evaluation(wanted)
-    monkeypatch.setattr("utilities.decoding.Batch.step", lambda self: pytest.fail("generated"))
+    monkeypatch.setattr(
+        "utilities.inference.decoding.Batch.step", lambda self: pytest.fail("generated")
+    )
     again = run_evaluation(wanted)
     pd.testing.assert_frame_equal(first.predictions, again.predictions)
 
@@ -257,7 +254,7 @@ def test_interrupted_it_ends_with_the_same_table(model_folder, data_file, tmp_pa
     options["generation"] = {"max_new_tokens": 12, "batch_tokens": 200}
     whole = run_evaluation(config(model_folder, data, tmp_path, **options), progress=False)
     expected = (tmp_path / "out" / "predictions.jsonl").read_text()
-    from utilities.decoding import Batch
+    from utilities.inference.decoding import Batch
 
     step, draw, left = Batch.step, random.Random(3), [0]
 
@@ -416,7 +413,3 @@ def test_command_line(model_folder, data_file, tmp_path, clean_environment):
     )
     assert bad.returncode == 2
     assert "generation.max_tokens: unknown key, did you mean 'max_new_tokens'?" in bad.stderr
-
-
-def test_names_of_the_package_are_there():
-    assert set(module.__all__) <= set(dir(module))

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from tests.conftest import ROOT
-from utilities.error_classes import ADVICE, error_class
+from utilities.scores.error_classes import ADVICE, error_class
 
 FOLDER = ROOT / "doc-data"
 SVGS = sorted(FOLDER.glob("*.svg"))

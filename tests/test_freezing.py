@@ -5,12 +5,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.conftest import ROWS, tiny_model
-from utilities.config import ConfigError, load_config
-from utilities.freezing import GROUPS, Freeze, FreezingError, freeze, trained_weights, weight_groups
-from utilities.models import ModelChoice
-from utilities.prompts import QUESTION_ANSWER
-from utilities.tokenization import tokenize_examples
-from utilities.training import Run, TrainingConfig, run_training, train
+from utilities.config import load_config
+from utilities.errors import ConfigError, FreezingError
+from utilities.features.tokenization import tokenize_examples
+from utilities.models.choice import ModelChoice
+from utilities.models.freezing import GROUPS, Freeze, freeze, trained_weights, weight_groups
+from utilities.prompts.built_in import QUESTION_ANSWER
+from utilities.training.run import run_training, train
+from utilities.training.run_folder import Run
+from utilities.training.settings import TrainingConfig
 
 SIZES = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.conftest import ROWS, tiny_model
-from utilities import scoring
-from utilities.inference import Generation, GenerationError, LocalModel, generate
-from utilities.prompts import QUESTION_ANSWER
-from utilities.tokenization import encode_texts
+from utilities.errors import GenerationError
+from utilities.features.tokenization import encode_texts
+from utilities.inference import likelihood
+from utilities.inference.generation import Generation
+from utilities.inference.local_model import LocalModel, generate
+from utilities.prompts.built_in import QUESTION_ANSWER
 
 PROMPTS = [QUESTION_ANSWER.prompt(row) for row in ROWS]
 
@@ -302,7 +303,7 @@ def test_more_tokens_than_the_context_holds(model, tokenizer):
 
 def test_log_probabilities_of_responses(model, tokenizer):
     responses = [row["answer"] for row in ROWS]
-    sums, tokens = scoring.log_probabilities(model, tokenizer, PROMPTS, responses)
+    sums, tokens = likelihood.log_probabilities(model, tokenizer, PROMPTS, responses)
     for prompt, response, value, count in zip(PROMPTS, responses, sums, tokens, strict=True):
         before = encode_texts(tokenizer, [prompt], beginning=True)[0]
         after = [*encode_texts(tokenizer, [response])[0], tokenizer.eos_token_id]
@@ -311,20 +312,22 @@ def test_log_probabilities_of_responses(model, tokenizer):
         ).loss
         assert count == len(after)
         assert -value / count == pytest.approx(loss.item(), abs=1e-4)
-    small, _ = scoring.log_probabilities(model, tokenizer, PROMPTS, responses, batch_tokens=1)
+    small, _ = likelihood.log_probabilities(model, tokenizer, PROMPTS, responses, batch_tokens=1)
     assert small == pytest.approx(sums, abs=1e-3)
 
 
 def test_log_probabilities_at_the_edge_of_the_context(tokenizer):
     model = tiny_model("llama")
     long = "word " * 200
-    values, _ = scoring.log_probabilities(model, tokenizer, [long, "a", ""], ["b", long * 2, "c"])
+    values, _ = likelihood.log_probabilities(
+        model, tokenizer, [long, "a", ""], ["b", long * 2, "c"]
+    )
     assert np.isfinite(values).tolist() == [True, False, True]
 
 
 def test_mean_states_do_not_depend_on_the_batch(model, tokenizer):
     texts = [row["answer"] for row in ROWS] + [""]
-    together = scoring.mean_states(model, tokenizer, texts)
-    alone = np.concatenate([scoring.mean_states(model, tokenizer, [text]) for text in texts])
+    together = likelihood.mean_states(model, tokenizer, texts)
+    alone = np.concatenate([likelihood.mean_states(model, tokenizer, [text]) for text in texts])
     assert together.shape == (9, model.config.hidden_size) and together.dtype == np.float32
     assert together == pytest.approx(alone, abs=1e-4)

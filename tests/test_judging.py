@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.metrics import cohen_kappa_score
 
-from utilities import judging, ranking, ratings
-from utilities.config import LabError
-from utilities.inference import Answer
-from utilities.judging import JudgingError, PairRubric, Rubric
+from utilities.errors import JudgingError, LabError
+from utilities.evaluation import judging, ratings
+from utilities.evaluation.judging import PairRubric, Rubric
+from utilities.inference.answers import Answer
+from utilities.scores import ranking
 
 
 class Judge:
@@ -341,7 +341,7 @@ def test_sheets_come_back_from_spreadsheets(tmp_path):
 
 
 def test_ratings_by_clicks(tmp_path, monkeypatch):
-    monkeypatch.setattr(ratings.playground, "somebody_can_type", lambda: True)
+    monkeypatch.setattr(ratings, "is_interactive", lambda: True)
     path, table = tmp_path / "sheet.csv", table_of(["=<u>1", "=<u>2", "=<u>3"])
     box = ratings.rating_widget(table, path, scale=(1, 3))
     shown, note, row = box.children

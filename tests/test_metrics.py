@@ -6,11 +6,9 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
-from utilities.intervals import bootstrap, share_of
-from utilities.metrics import (
+from utilities.scores.metrics import (
     RANGES,
     SHARES,
     bleu_counts,
@@ -29,6 +27,7 @@ from utilities.metrics import (
     token_f1,
     words,
 )
+from utilities.scores.statistics import bootstrap, share_of
 
 # Few words, so that two texts have some in common.
 VOCABULARY = [

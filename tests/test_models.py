@@ -10,7 +10,7 @@ import torch
 from tests.conftest import run_module
 from tests.stand_in_hub import COMMIT
 from utilities import models
-from utilities.models import ModelError
+from utilities.errors import ModelError
 
 # Chooses, loads and answers through the public functions, and prints what it found.
 PROGRAM = """

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.conftest import ROWS
-from utilities.losses import supervised_loss
-from utilities.packing import best_fit, pack, pad
-from utilities.prompts import QUESTION_ANSWER, TEXT
-from utilities.readers import DataError
-from utilities.tokenization import IGNORE_INDEX, PaddingCollator, tokenize_rows
+from utilities.errors import DataError
+from utilities.features.collation import PaddingCollator
+from utilities.features.packing import best_fit, pack, pad
+from utilities.features.tokenization import IGNORE_INDEX, tokenize_rows
+from utilities.prompts.built_in import QUESTION_ANSWER, TEXT
+from utilities.training.loss import supervised_loss
 
 LENGTHS = st.integers(1, 40).flatmap(
     lambda size: st.tuples(st.lists(st.integers(1, size), max_size=80), st.just(size))

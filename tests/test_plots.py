@@ -3,15 +3,16 @@ import pandas as pd
 
 from tests.conftest import ROWS
 from utilities import plots
-from utilities.packing import pack
-from utilities.prompts import QUESTION_ANSWER
-from utilities.tokenization import tokenize_examples
+from utilities.features import mask_views
+from utilities.features.packing import pack
+from utilities.features.tokenization import tokenize_examples
+from utilities.prompts.built_in import QUESTION_ANSWER
 
 
 def test_mask_view_marks_exactly_what_is_learned(tokenizer):
     row = {"question": "a < b?", "answer": "Yes & no."}
     example = QUESTION_ANSWER.example(row)
-    view = plots.mask_view(tokenize_examples([example], tokenizer, 99).features[0], tokenizer)
+    view = mask_views.mask_view(tokenize_examples([example], tokenizer, 99).features[0], tokenizer)
     assert str(view) == example["prompt"] + "[Yes & no.<|endoftext|>]"
     page = view._repr_html_()
     assert "&lt;" in page and "&amp;" in page and "a < b" not in page.replace("&nbsp;", " ")
@@ -25,7 +26,7 @@ def test_mask_view_tells_packed_examples_and_padding_apart(tokenizer):
     examples = [QUESTION_ANSWER.example(row) for row in ROWS[:2]]
     features = tokenize_examples(examples, tokenizer, 99).features
     length = sum(map(len, features["input_ids"])) + 3
-    view = plots.mask_view(pack(features, length, tokenizer.pad_token_id)[0], tokenizer)
+    view = mask_views.mask_view(pack(features, length, tokenizer.pad_token_id)[0], tokenizer)
     assert view.table.groupby("example")["position"].min().tolist() == [0, 0, 0]
     page = view._repr_html_()
     assert [page.count(f">{name}<") for name in ("example 1", "example 2", "padding")] == [1, 1, 1]
@@ -74,7 +75,7 @@ def test_length_histogram_counts_every_row():
 
 
 def test_published_figures_over_size_and_training():
-    from utilities.benchmark import published
+    from utilities.benchmark.compare import published
 
     figure = plots.arc_figures(published("arc_easy"))
     by_size, by_step = figure.axes

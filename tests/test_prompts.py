@@ -3,12 +3,15 @@
 import pickle
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.conftest import ROWS
-from utilities import models, offline_model
-from utilities.prompts import (
+from utilities import models
+from utilities.errors import PromptError
+from utilities.features.tokenization import IGNORE_INDEX, encode_texts, tokenize_examples
+from utilities.models import offline
+from utilities.prompts.base import PromptFormat
+from utilities.prompts.built_in import (
     ALPACA,
     CHAT,
     FORMATS,
@@ -16,13 +19,10 @@ from utilities.prompts import (
     QUESTION_ANSWER,
     TEXT,
     USER_ASSISTANT,
-    ChatText,
-    PromptError,
-    PromptFormat,
-    TemplateFormat,
     get_format,
 )
-from utilities.tokenization import IGNORE_INDEX, encode_texts, tokenize_examples
+from utilities.prompts.chat import ChatText
+from utilities.prompts.template import TemplateFormat
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -44,9 +44,9 @@ def chat_tokenizer(tokenizer):
 
 @pytest.fixture(scope="session")
 def offline_tokenizer():
-    if not offline_model.is_fetched():
+    if not offline.is_fetched():
         pytest.skip("the offline model is not here; run `python -m utilities.models fetch`")
-    return models.load_tokenizer(str(offline_model.offline_folder()))
+    return models.load_tokenizer(str(offline.offline_folder()))
 
 
 @pytest.fixture(params=["gpt_neox", "offline_model"])

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 
-from utilities.readers import DataError, RawRow, find_files, read_files, read_saved, read_table
+from utilities.errors import DataError
+from utilities.rows.readers import RawRow, find_files, read_files, read_saved, read_table
 
 ROWS = [
     {"question": "Why, oh why?", "answer": 'So "so".\nReally.'},

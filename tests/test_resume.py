@@ -13,11 +13,11 @@ import transformers
 
 from tests.conftest import ROWS, tiny_model
 from tests.test_training import fit
-from utilities import checkpoints
-from utilities.adapters import Lora
-from utilities.prompts import QUESTION_ANSWER
-from utilities.tokenization import tokenize_examples
-from utilities.training import TrainingError
+from utilities.errors import TrainingError
+from utilities.features.tokenization import tokenize_examples
+from utilities.models.adapters import Lora
+from utilities.prompts.built_in import QUESTION_ANSWER
+from utilities.training import checkpoints
 
 MANY = {
     "max_steps": -1,

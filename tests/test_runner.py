@@ -7,14 +7,17 @@ import pandas as pd
 import pytest
 import torch
 
+import utilities
 from tests.conftest import ROWS
-from utilities import models, runner
-from utilities.adapters import Lora
-from utilities.labs import inference
-from utilities.prompts import QUESTION_ANSWER, PromptFormat, get_format
-from utilities.readers import DataError
-from utilities.runner import BasicModelRunner, RunnerError
-from utilities.tokenization import encode_texts
+from utilities import models
+from utilities.errors import DataError, RunnerError
+from utilities.features.tokenization import encode_texts
+from utilities.inference.local_model import inference
+from utilities.models.adapters import Lora
+from utilities.prompts.base import PromptFormat
+from utilities.prompts.built_in import QUESTION_ANSWER, get_format
+from utilities.runner import __main__
+from utilities.runner.runner import BasicModelRunner
 
 QUICK = {"max_steps": 2, "precision": "fp32", "preflight": False, "learning_rate": 1e-2}
 
@@ -35,9 +38,11 @@ def trained(model_folder, tmp_path_factory):
 
 
 def test_the_labs_find_all_their_names_here():
-    names = {"BasicModelRunner", "Trainer", "chat", "inference", "is_exact_match"}
-    assert set(runner.__all__) == names | {"tokenize_and_split_data"}
-    assert all(hasattr(runner, name) for name in runner.__all__)
+    names = {"BasicModelRunner", "Trainer", "inference", "is_exact_match"}
+    assert set(utilities.__all__) == names | {"tokenize_and_split_data"}
+    found: dict[str, object] = {}
+    exec("from utilities import *", found)
+    assert all(callable(found[name]) for name in utilities.__all__)
 
 
 def test_three_lines_train_and_compare(model_folder, data_file, capsys):
@@ -176,17 +181,17 @@ def test_the_command_writes_pages_and_names_faults(trained, capsys, monkeypatch)
     page = trained.run.folder / "dashboard.html"
     page.unlink()
     name = trained.run.folder.name
-    assert runner.main(["dashboard", name]) == 0
+    assert __main__.main(["dashboard", name]) == 0
     assert page.is_file() and f"wrote: runs/{name}/dashboard.html" in capsys.readouterr().out
-    assert runner.main(["dashboard", name, str(trained.run.folder)]) == 0
+    assert __main__.main(["dashboard", name, str(trained.run.folder)]) == 0
     assert "Beside other runs" in page.read_text()
-    assert runner.main(["dashboard", "nothing"]) == 2
+    assert __main__.main(["dashboard", "nothing"]) == 2
     assert capsys.readouterr().err.startswith("error: nothing is no finished run")
 
 
 def test_the_command_opens_a_chat(trained, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("Why?\n\nMars?\nquit\nnever read\n"))
-    assert runner.main(["chat", str(trained.run.folder), "--max-new-tokens", "8"]) == 0
+    assert __main__.main(["chat", str(trained.run.folder), "--max-new-tokens", "8"]) == 0
     head, _, rest = capsys.readouterr().out.partition("End with `quit`.\n")
     assert "Each message is answered on its own" in head
     assert rest == "".join(f"{answer}\n\n" for answer in trained(["Why?", "Mars?"], 8))

@@ -5,17 +5,11 @@ from collections import Counter
 
 import pytest
 
-from utilities.config import ConfigError, StrictModel, load_config
-from utilities.prompts import ALPACA, CHAT, PLAIN, QUESTION_ANSWER, TEXT, USER_ASSISTANT
-from utilities.readers import DataError
-from utilities.sources import (
-    ConfigSource,
-    Source,
-    fingerprint,
-    read_rows,
-    row_hash,
-    stream_rows,
-)
+from utilities.config import StrictModel, load_config
+from utilities.errors import ConfigError, DataError
+from utilities.prompts.built_in import ALPACA, CHAT, PLAIN, QUESTION_ANSWER, TEXT, USER_ASSISTANT
+from utilities.rows.patches import row_hash
+from utilities.rows.sources import ConfigSource, Source, fingerprint, read_rows, stream_rows
 
 GOOD = {"question": "Why?", "answer": "So.", "topic": "x"}
 

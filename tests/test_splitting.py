@@ -4,11 +4,11 @@ import re
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from utilities.readers import DataError
-from utilities.splitting import assign_parts, join_groups, near_duplicate_pairs, split_rows
+from utilities.errors import DataError
+from utilities.rows.near_duplicates import join_groups, near_duplicate_pairs
+from utilities.rows.splitting import assign_parts, split_rows
 
 
 @given(

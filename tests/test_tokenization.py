@@ -1,18 +1,17 @@
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.conftest import ROWS
-from utilities.prompts import ALPACA, QUESTION_ANSWER, TEXT, USER_ASSISTANT
-from utilities.readers import DataError
-from utilities.tokenization import (
+from utilities.errors import DataError
+from utilities.features.collation import PaddingCollator
+from utilities.features.tokenization import (
     IGNORE_INDEX,
-    PaddingCollator,
     encode_texts,
     tokenize_examples,
     tokenize_rows,
     tokenizer_fingerprint,
 )
+from utilities.prompts.built_in import ALPACA, QUESTION_ANSWER, TEXT, USER_ASSISTANT
 
 fixture_is_shared = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None

@@ -6,9 +6,9 @@ import pytest
 from tests.conftest import ROWS, tiny_model
 from tests.test_training import fit
 from utilities import tracking
-from utilities.prompts import QUESTION_ANSWER
-from utilities.tokenization import tokenize_examples
-from utilities.tracking import TrackingError
+from utilities.errors import TrackingError
+from utilities.features.tokenization import tokenize_examples
+from utilities.prompts.built_in import QUESTION_ANSWER
 
 TAGS = {"group": "lab", "job_type": "finetune", "name": "first"}
 

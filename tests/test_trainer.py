@@ -5,13 +5,15 @@ import torch
 
 from tests.conftest import ROWS, tiny_model
 from tests.test_training import fit
-from utilities.freezing import Freeze
-from utilities.packing import pack
-from utilities.prompts import QUESTION_ANSWER
-from utilities.shapes import ModelShape, step_flops
-from utilities.tokenization import IGNORE_INDEX, PaddingCollator, tokenize_examples
-from utilities.trainer import Trainer, _last_answer
-from utilities.training import make_training_arguments
+from utilities.features.collation import PaddingCollator
+from utilities.features.packing import pack
+from utilities.features.tokenization import IGNORE_INDEX, tokenize_examples
+from utilities.models.freezing import Freeze
+from utilities.planning.model_sizes import ModelShape, step_flops
+from utilities.prompts.built_in import QUESTION_ANSWER
+from utilities.training.callbacks import last_answer
+from utilities.training.settings import make_training_arguments
+from utilities.training.trainer import SupervisedTrainer
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def data(tokenizer):
 
 
 def evaluated(model, tokenizer, data, tmp_path, **options):
-    return Trainer(
+    return SupervisedTrainer(
         model=model,
         args=make_training_arguments(tmp_path, precision="fp32", disable_tqdm=True),
         eval_dataset=data.features,
@@ -112,11 +114,11 @@ def test_samples_are_answers_of_the_model_at_that_step(tokenizer, data, tmp_path
 def test_the_prompt_of_a_sample_is_that_of_its_last_answer(tokenizer):
     turns = {"prompt": ["user: hi\n", "\nuser: why?\n"], "response": ["hello", "so"]}
     data = tokenize_examples([turns, {"prompt": "a", "response": "b"}], tokenizer, 64)
-    prompt, answer = _last_answer(data.features[0])
+    prompt, answer = last_answer(data.features[0])
     assert tokenizer.decode(prompt) == "user: hi\nhello\nuser: why?\n"
     assert tokenizer.decode(answer[:-1]) == "so"
     packed = pack(data.features, 64, tokenizer.pad_token_id)
-    prompt, answer = _last_answer(packed[0])
+    prompt, answer = last_answer(packed[0])
     assert tokenizer.decode(prompt) in ("user: hi\nhello\nuser: why?\n", "a")
     assert answer[-1] == tokenizer.eos_token_id
 
@@ -146,7 +148,7 @@ def test_compiling_is_optional(tokenizer, data, tmp_path):
 def test_a_row_longer_than_a_pass_is_computed_twice_and_learns_the_same(
     model, tokenizer, data, tmp_path
 ):
-    trainer = Trainer(
+    trainer = SupervisedTrainer(
         model=model,
         args=make_training_arguments(tmp_path, precision="fp32"),
         train_dataset=data.features,

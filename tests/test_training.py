@@ -6,20 +6,18 @@ import torch
 
 from tests.conftest import ROWS, run_module, tiny_model
 from utilities import models
-from utilities.losses import supervised_loss
-from utilities.models import ModelChoice
-from utilities.prompts import QUESTION_ANSWER, PromptFormat
-from utilities.tokenization import PaddingCollator, tokenize_examples
-from utilities.training import (
-    Run,
-    Trainer,
-    TrainingConfig,
-    TrainingError,
-    make_training_arguments,
-    resolve_precision,
-    run_training,
-    train,
-)
+from utilities.devices import resolve_precision
+from utilities.errors import TrainingError
+from utilities.features.collation import PaddingCollator
+from utilities.features.tokenization import tokenize_examples
+from utilities.models.choice import ModelChoice
+from utilities.prompts.base import PromptFormat
+from utilities.prompts.built_in import QUESTION_ANSWER
+from utilities.training.loss import supervised_loss
+from utilities.training.run import run_training, train
+from utilities.training.run_folder import Run
+from utilities.training.settings import TrainingConfig, make_training_arguments
+from utilities.training.trainer import SupervisedTrainer
 
 CHOICE = ModelChoice("tiny", "folder", "a test made it")
 
@@ -85,7 +83,7 @@ def gradients_of_one_step(model, tokenizer, data, tmp_path, batch, accumulation)
         disable_tqdm=True,
         train_sampling_strategy="sequential",
     )
-    trainer = Trainer(
+    trainer = SupervisedTrainer(
         model=model,
         args=arguments,
         train_dataset=data.features,
@@ -112,7 +110,7 @@ def test_evaluation_weighs_tokens_not_batches(model, tokenizer, data, tmp_path):
         arguments = make_training_arguments(
             tmp_path, precision="fp32", per_device_eval_batch_size=size, disable_tqdm=True
         )
-        trainer = Trainer(
+        trainer = SupervisedTrainer(
             model=model,
             args=arguments,
             eval_dataset=data.features,
@@ -176,7 +174,7 @@ def test_the_same_seed_gives_the_same_run(tokenizer, data, tmp_path):
 
 
 def test_it_learns_to_answer_and_to_stop(tokenizer, data, tmp_path):
-    from utilities.inference import generate
+    from utilities.inference.local_model import generate
 
     model = tiny_model("llama")
     fit(model, tokenizer, data, tmp_path / "run", max_steps=150, logging_steps=50)

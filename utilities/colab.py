@@ -14,8 +14,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 PACKAGE = "finetuning-lab"
+
+
 EXTRAS = ("", "benchmark")
+
+
 KEPT = ("torch", "numpy", "pandas", "transformers")
+
 
 CELL = """\
 # In Colab this cell installs the course's package; anywhere else it does nothing.

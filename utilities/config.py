@@ -6,33 +6,26 @@ and paths are relative to the file they stand in.
 """
 
 import argparse
-import difflib
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
+from utilities.errors import ConfigError, LabError, nearest
+
 Profile = Literal["ci", "class", "full"]
-
-
-class LabError(Exception):
-    """A fault in the user's input, told in one message that says how to mend it."""
-
-
-class ConfigError(LabError):
-    """A config file or an override that cannot be used."""
 
 
 class StrictModel(BaseModel):
     """Base of all configs: unknown keys are errors, values do not change once checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def from_file(path: Path, info: ValidationInfo) -> Path:
@@ -49,14 +42,9 @@ def _model_name(name: str, info: ValidationInfo) -> str:
 ConfigPath = Annotated[Path, AfterValidator(from_file)]
 """A path in a config; relative ones start at the config file's folder."""
 
+
 ModelName = Annotated[str, AfterValidator(_model_name)]
 """`auto`, a hub id, or a folder (which starts with `.`, `~` or `/`)."""
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return the end of a sentence: `", did you mean X?"` for the closest valid name, or `"."`."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
-    return f", did you mean {close[0]!r}?" if close else "."
 
 
 def course_profile() -> Profile:
@@ -109,6 +97,7 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+
 
 ConfigModel = TypeVar("ConfigModel", bound=BaseModel)
 

@@ -12,29 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from utilities.config import LabError, StrictModel
-
-
-class TrackingError(LabError):
-    """A tracker that cannot be used."""
+from utilities.config import StrictModel
+from utilities.errors import TrackingError
 
 
 class Tracking(StrictModel):
-    """Where a run's figures go besides its folder.
-
-    Attributes:
-        tracker: `tensorboard`, `wandb` or `trackio`.
-        project: the project at the tracker.
-        group: of runs that belong together (Weights & Biases).
-        job_type: what kind of run it is (Weights & Biases).
-        name: of the run; null for the name of the run folder.
-    """
+    """Where a run's figures go besides its folder."""
 
     tracker: Literal["tensorboard", "wandb", "trackio"]
+    """`tensorboard`, `wandb` or `trackio`."""
     project: str = "finetuning-lab"
+    """The project at the tracker."""
     group: str | None = None
+    """Of runs that belong together (Weights & Biases)."""
     job_type: str | None = None
+    """What kind of run it is (Weights & Biases)."""
     name: str | None = None
+    """Of the run; null for the name of the run folder."""
 
 
 @contextlib.contextmanager

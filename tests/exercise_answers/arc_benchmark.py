@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from utilities.intervals import share_of, wilson_interval
+from utilities.scores.statistics import share_of, wilson_interval
 
 
 def pick_by_lists(values, choices):

@@ -6,7 +6,7 @@ import string
 import numpy as np
 import torch
 
-from utilities.texts import comparable
+from utilities.audit.text_checks import comparable
 
 
 def headings(question, answer=None):

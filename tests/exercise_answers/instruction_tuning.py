@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 
-from utilities.metrics import words
-from utilities.prompts import ALPACA
+from utilities.prompts.built_in import ALPACA
+from utilities.scores.metrics import words
 
 WITH_INPUT, WITHOUT_INPUT = ALPACA.templates
 

@@ -5,7 +5,7 @@ import re
 from numbers import Integral
 
 from utilities.checks import attempt, exercise, expect
-from utilities.intervals import share_of, wilson_interval
+from utilities.scores.statistics import share_of, wilson_interval
 
 
 def _whole(value, what: str) -> int:

@@ -31,8 +31,9 @@ def mend_config(answer):
 
 
 def _loaded(text: str) -> Any:
-    from utilities.config import ConfigError, load_config
-    from utilities.dataprep import DataprepConfig
+    from utilities.config import load_config
+    from utilities.dataprep.settings import DataprepConfig
+    from utilities.errors import ConfigError
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mended.yaml"

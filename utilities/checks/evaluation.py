@@ -1,8 +1,8 @@
 """Checks of the exercises in notebook 06, Evaluation."""
 
 from utilities.checks import attempt, exercise, expect, same_numbers
-from utilities.intervals import mcnemar, wilson_interval
-from utilities.metrics import token_f1
+from utilities.scores.metrics import token_f1
+from utilities.scores.statistics import mcnemar, wilson_interval
 
 
 def _numbers(found, count: int, what: str) -> list[float]:

@@ -1,7 +1,7 @@
 """Checks of the exercises of notebook 03, instruction tuning."""
 
 from utilities.checks import attempt, exercise, expect
-from utilities.prompts import ALPACA
+from utilities.prompts.built_in import ALPACA
 
 
 @exercise

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from utilities.checks import attempt, exercise, expect, same_numbers
-from utilities.prompts import QUESTION_ANSWER
+from utilities.prompts.built_in import QUESTION_ANSWER
 
 
 def _rows(found: Any) -> list[list[int]]:

@@ -1,0 +1,30 @@
+"""What an evaluation comes to."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from utilities.scores.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        predictions: the prediction table.
+        scores: by system, and by system and each of `group_by`; see `score`. With a refusal also
+            `refusal_precision` and `refusal_recall`; see `errors.refusals`.
+        comparisons: `model` against every other system; see `compare`.
+        errors: see `errors.error_counts`.
+        record: models, settings, versions, seconds; as in `scores.json`.
+        forgetting: ratio of perplexities on neutral text, when it was measured.
+    """
+
+    predictions: pd.DataFrame
+    scores: pd.DataFrame
+    comparisons: pd.DataFrame
+    errors: pd.DataFrame
+    record: dict[str, Any]
+    forgetting: Estimate | None = None

@@ -1,0 +1,70 @@
+"""How answers are written: the settings of generation."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from utilities.config import StrictModel
+from utilities.errors import GenerationError
+
+
+class Generation(StrictModel):
+    """How answers are written."""
+
+    max_new_tokens: int = Field(default=60, ge=1)
+    """Tokens an answer may have; the prompt does not count."""
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """0 takes the likeliest token always (greedy); above, tokens are drawn, and higher is more
+    varied.
+    """
+    top_k: int | None = Field(default=None, ge=1)
+    """Draw among that many likeliest tokens only."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Draw among the likeliest tokens that together have this probability, 0 to 1."""
+    repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """1 is none; above, tokens of the prompt and answer become less likely."""
+    no_repeat_ngram_size: int = Field(default=0, ge=0)
+    """No run of so many tokens comes twice, prompt included; 0 allows all."""
+    num_beams: int = Field(default=1, ge=1)
+    """Answers kept in view at once; 1 keeps one. Only with temperature 0."""
+    seed: int = Field(default=42, ge=0)
+    """Of the drawing. What is drawn for a prompt depends on it and the prompt's place, not on the
+    batch, last digits apart.
+    """
+    stop: tuple[str, ...] | None = None
+    """Strings that end an answer, which is cut before them; null for the prompt format's."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Longer prompts are shortened; null for what the context leaves."""
+    shorten: Literal["left", "right"] = "left"
+    """The side on which a long prompt loses tokens. A format that ends in a cue such as `###
+    Answer:` needs its right side.
+    """
+    batch_tokens: int = Field(default=16384, ge=1)
+    """Tokens of prompts and answers in a batch. More is faster up to a point, and takes more
+    memory.
+    """
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if not self.temperature and (self.top_k or self.top_p):
+            raise ValueError("top_k and top_p need a temperature above 0: nothing is drawn at 0")
+        if self.temperature and self.num_beams > 1:
+            raise ValueError("num_beams above 1 needs temperature 0")
+        if "" in (self.stop or ()):
+            raise ValueError("an empty stop string would end every answer at once")
+        return self
+
+
+def settings_for(numbers: dict[str, Any]) -> Generation:
+    """Return settings from keyword arguments.
+
+    Raises:
+        GenerationError: a name is unknown, or a value out of range.
+    """
+    try:
+        return Generation(**numbers)
+    except ValidationError as error:
+        faults = (
+            f"{'.'.join(map(str, f['loc'])) or 'settings'}: {f['msg']}" for f in error.errors()
+        )
+        raise GenerationError("; ".join(faults)) from None

@@ -1,0 +1,94 @@
+"""LoRA: a frozen model with small trained matrices beside its linear layers, through peft.
+
+A layer's weight W stays as it is; B·A, of rank `r`, is added to it, scaled by `alpha / r`
+(Hu et al. 2021, arXiv:2106.09685). Merging adds B·A into W, and leaves a plain model.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from utilities.config import StrictModel
+from utilities.errors import AdapterError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+class Lora(StrictModel):
+    """How the adapter is made."""
+
+    r: int = Field(default=8, ge=1)
+    """Rank of the added matrices, 1 or more. Weights to train grow with it."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The addition counts `alpha / r` times."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the adapter's inputs set to zero while training, 0 to below 1."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers to adapt, such as `query_key_value`; empty for all linear layers
+    but the output head.
+    """
+    merge: bool = False
+    """Write the merged model into the run folder, not the adapter alone."""
+    base_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the frozen weights, which 16 bits halve; the adapter is float32 in any case."""
+
+
+def attach(model: "PreTrainedModel", lora: Lora) -> "PreTrainedModel":
+    """Return the model with an adapter; all else is frozen, in place.
+
+    The adapter starts as zero, so the model answers as before. Where a layer's A starts depends on
+    torch's random numbers.
+
+    Raises:
+        AdapterError: the model has no such layer.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    names = {name.split(".")[-1] for name, _ in model.named_modules()} - {""}
+    for target in lora.targets:
+        if target.split(".")[-1] not in names:
+            raise AdapterError(
+                f"targets: the model has no layer {target!r}{nearest(target, names)}"
+            )
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets) or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise AdapterError(f"targets {list(lora.targets)}: {error}") from None
+
+
+def is_adapter(folder: Path) -> bool:
+    """Say whether a folder holds an adapter and no whole model."""
+    return (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file()
+
+
+def merged(base: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
+    """Return the base model with the adapter of a folder added into its weights.
+
+    Raises:
+        AdapterError: the adapter is damaged, or does not fit the model.
+    """
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    except Exception as error:  # peft, safetensors and torch each raise their own kinds
+        raise AdapterError(f"the adapter in {folder} cannot be loaded: {error}") from error
+
+
+def load_weights(model: "PreTrainedModel", folder: Path) -> None:
+    """Load the adapter weights of a folder into a model that has an adapter of the same kind."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))

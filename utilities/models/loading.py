@@ -1,0 +1,150 @@
+"""Loading, downloading and exporting models and tokenizers."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utilities.devices import device
+from utilities.errors import ModelError
+from utilities.models import adapters
+from utilities.models.choice import ModelChoice, base_of, choose, what_is_missing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+# All that a model needs, and nothing that could run code.
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+
+
+def download(choice: ModelChoice) -> Path:
+    """Return the folder of the chosen model, downloading it from the hub when needed.
+
+    Raises:
+        ModelError: the download broke off, or the model has no safetensors weights. What was
+            downloaded whole is kept; a second try goes on from there.
+    """
+    if choice.folder:
+        return choice.folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(choice.name, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub client raises many kinds, one remedy fits all
+        raise ModelError(
+            f"the download of {choice.name} broke off: {error}\n"
+            "Run it again to go on, or set HF_HUB_OFFLINE=1 to take the offline model."
+        ) from error
+    if problem := what_is_missing(folder):
+        raise ModelError(
+            f"{choice.name} cannot be used: {problem} (only safetensors weights are read)"
+        )
+    return folder
+
+
+def load_tokenizer(choice: ModelChoice | str = "auto") -> "PreTrainedTokenizerBase":
+    """Load a model's tokenizer, with a padding token.
+
+    Pythia has a padding token of its own that its tokenizer does not name; other models without
+    one pad with end-of-text. Neither matters to the loss, because padding is masked by length.
+
+    Args:
+        choice: what `choose` returned, or a name for it to choose by.
+
+    Raises:
+        ModelError: see `choose` and `download`.
+    """
+    from transformers import AutoTokenizer
+
+    choice = choice if isinstance(choice, ModelChoice) else choose(choice)
+    tokenizer = AutoTokenizer.from_pretrained(download(choice), local_files_only=True)
+    if tokenizer.pad_token is None:
+        has_own = "<|padding|>" in tokenizer.get_vocab()
+        tokenizer.pad_token = "<|padding|>" if has_own else tokenizer.eos_token
+    return tokenizer
+
+
+def load(
+    choice: ModelChoice | str = "auto", dtype: str = "float32"
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """Load a causal language model and its tokenizer, ready for inference on the best device.
+
+    An adapter is merged into the model it was trained on.
+
+    Args:
+        choice: what `choose` returned, or a name for it to choose by.
+        dtype: of the weights. Files are often in half precision, which plain optimizers turn into
+            NaN on a CPU; float32 is right for training, with autocast for speed.
+
+    Raises:
+        ModelError: the model cannot be had, is damaged, or is not a causal language model.
+        AdapterError: the adapter is damaged, or does not fit its model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    choice = choice if isinstance(choice, ModelChoice) else choose(choice)
+    folder = download(choice)
+    tokenizer = load_tokenizer(choice)
+    if adapters.is_adapter(folder):
+        base, _ = load(base_of(folder), dtype)
+        return adapters.merged(base, folder).eval(), tokenizer
+    try:
+        with without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{choice.name} cannot be loaded from {folder}: {error}") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ModelError(f"the weights in {folder} are damaged: {error}") from error
+    return model.to(device()).eval(), tokenizer
+
+
+def export(run: Path, folder: Path) -> Path:
+    """Write a model that needs nothing of this package: weights, config, tokenizer.
+
+    Args:
+        run: a run folder, or any model folder; an adapter is merged.
+        folder: gets float32 safetensors and the prompt format; must not exist yet.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: the folder exists, or the model cannot be loaded.
+    """
+    if folder.exists():
+        raise ModelError(f"{folder} exists already; choose another folder to export to")
+    model, tokenizer = load(str(run.resolve()))
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with without_progress_bars():
+        model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    if (run / "prompt_format.json").is_file():
+        shutil.copy(run / "prompt_format.json", partial)
+    partial.rename(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars for loading and saving, which take half a second."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()

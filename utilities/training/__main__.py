@@ -1,0 +1,48 @@
+"""Command line: `python -m utilities.training`."""
+
+import logging
+import os
+import sys
+
+from accelerate import PartialState
+
+from utilities.config import command_line
+from utilities.training.distributed import in_the_background, processes
+from utilities.training.run import run_training
+from utilities.training.settings import TrainingConfig
+
+
+def _report(config: TrainingConfig) -> None:
+    logging.getLogger("utilities").setLevel(logging.INFO)
+    run = run_training(config)
+    if not processes().is_main_process:
+        return
+    losses = run.history["loss"].dropna()
+    trained = run.record["weights"][-1]
+    best = run.best()
+    lines = [
+        f"model:    {run.record['model']['name']}, because {run.record['model']['reason']}",
+        *(f"{name + ':':<9} {counts}" for name, counts in run.record["data"].items()),
+        f"weights:  {trained['trained']:,} of {trained['weights']:,} trained",
+        f"loss:     {losses.iloc[0]:.3f} → {losses.iloc[-1]:.3f} in {run.record['seconds']} s",
+        f"kept:     step {best['step']}, {best['metric']} {best['value']:.4f}",
+        f"wrote:    {run.folder}",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train from a config file on the command line."""
+
+    def work() -> int:
+        purpose = "Fine-tune a model from a YAML file."
+        return command_line(TrainingConfig, _report, "utilities.training", purpose, argv)
+
+    status = work() if os.environ.get("LOCAL_RANK", "0") == "0" else in_the_background(work)
+    if status == 0:
+        PartialState().destroy_process_group()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Checkpoints that are whole or not counted: sealed when written, checked before they are used."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import xxhash
+
+logger = logging.getLogger(__name__)
+
+
+SEAL = "whole.json"
+
+
+def seal(checkpoint: Path) -> None:
+    """Note size and hash of each file; a checkpoint without this note was not finished."""
+    files = {
+        str(file.relative_to(checkpoint)): _digest(file)
+        for file in sorted(checkpoint.rglob("*"))
+        if file.is_file() and file.name != SEAL
+    }
+    note = checkpoint / f"{SEAL}.partial"
+    note.write_text(json.dumps(files), encoding="utf-8")
+    note.rename(checkpoint / SEAL)
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """Say what is wrong with a checkpoint; None when it is whole."""
+    try:
+        files = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it was not finished"
+    except (OSError, ValueError) as error:
+        return f"its list of files cannot be read: {error}"
+    for name, digest in files.items():
+        try:
+            if _digest(checkpoint / name) != digest:
+                return f"{name} is damaged"
+        except OSError:
+            return f"{name} is missing"
+    return None
+
+
+def of_run(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
+    found = [
+        (int(match[1]), path)
+        for path in folder.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """Return the newest checkpoint that is whole; say of each newer one what is wrong with it."""
+    for checkpoint in of_run(folder):
+        fault = fault_of(checkpoint)
+        if not fault:
+            return checkpoint
+        logger.warning("%s is not used: %s", checkpoint.name, fault)
+    return None
+
+
+def _digest(file: Path) -> list[int | str]:
+    """Return size and xxh3 hash, which is as fast as memory."""
+    digest = xxhash.xxh3_64()
+    with file.open("rb") as content:
+        while piece := content.read(2**24):
+            digest.update(piece)
+    return [file.stat().st_size, digest.hexdigest()]
