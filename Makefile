@@ -8,10 +8,11 @@ BIN := .venv/bin
 course: .venv/ready  ## execute every notebook in order; pages in build/course/
 	COURSE_PROFILE=$${COURSE_PROFILE:-class} $(BIN)/python execute_notebooks.py
 
-test: .venv/ready  ## lint, unit tests, and every notebook in profile ci
+test: .venv/ready  ## lint, types, unit tests, and every notebook in profile ci
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 	COURSE_PROFILE=ci $(BIN)/pytest --nbmake notebooks
 
@@ -23,7 +24,7 @@ lab: .venv/ready  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 clean:  ## remove what was built; keeps .venv and the model cache
-	rm -rf build dist runs notebooks/runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist runs notebooks/runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 help:  ## this list
