@@ -117,7 +117,7 @@ def test_a_judge_sees_everything_and_failing_rows_stay():
         (Rubric, {"template": "{prediction} {}"}, r"unknown template field \{\}"),
         (Rubric, {"template": "{question}"}, r"lacks the field \{prediction\}"),
         (Rubric, {"template": "{prediction} }"}, "Single '}'"),
-        (Rubric, {"scale": (5, 1)}, r"found \(5, 1\)"),
+        (Rubric, {"scale": (5, 1)}, r"got \(5, 1\)"),
         (Rubric, {"scales": (1, 5)}, "scales"),
         (PairRubric, {"template": "{a}"}, r"lacks the field \{b\}"),
         (PairRubric, {"template": "{a} {b} {prediction}"}, r"unknown template field"),
@@ -306,10 +306,9 @@ def test_wrong_ratings_are_told_together(tmp_path):
     fill(path, {"1": "6", "2": "good", "3": "nan", "4": " 5 "})
     with pytest.raises(JudgingError) as caught:
         ratings.read_ratings(path)
-    told = (
-        "'6' is not a rating from 1 to 5; line 3: 'good' is not a rating from 1 to 5; line 4: 'nan'"
-    )
-    assert f"{path}: line 2: {told}" in str(caught.value) and "line 5" not in str(caught.value)
+    wrong = "is not a rating from 1 to 5"
+    faults = f"line 2: '6' {wrong}; line 3: 'good' {wrong}; line 4: 'nan'"
+    assert f"{path}: {faults}" in str(caught.value) and "line 5" not in str(caught.value)
     assert len(ratings.read_ratings(path.with_name(fill_well(path)))) == 1
 
     path.write_text("id,rating,note\n1,3,\n1,4,\n99,4,\n")
