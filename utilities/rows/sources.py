@@ -45,7 +45,10 @@ OnBadRows = Literal["stop", "skip"]
 Scalar = str | bool | int | float
 
 
-Only = Mapping[str, Scalar | tuple[Scalar, ...]]
+Only = Annotated[
+    Mapping[str, Scalar | tuple[Scalar, ...]],
+    Field(title="mapping of columns to a value or a list of values"),
+]
 
 
 # What each method takes, as far as a misspelt key can be told.
@@ -112,7 +115,7 @@ def _from_path(value: Any) -> Any:
     return {"kwargs": {"path": str(value)}} if isinstance(value, str | Path) else value
 
 
-ConfigSource = Annotated[Source, BeforeValidator(_from_path)]
+ConfigSource = Annotated[Source, BeforeValidator(_from_path, json_schema_input_type=Path | Source)]
 """A source in a config: the block, or just the path of a file."""
 
 
