@@ -148,6 +148,7 @@ SMALLEST = {
     "benchmark": {"model": "auto", "output_dir": "out"},
 }
 BLOCK = {"method": "files", "kwargs": {"path": ["a.csv", "b.csv"]}, "only": {"kind": ["a", 1]}}
+PUSH = {"dataset_path": "x", "repo_id": "a/b", "private": True}
 TEMPLATE = {"template": "Q: {question}\nA:", "response": " {answer}", "stop": ["\nQ:"]}
 
 
@@ -158,6 +159,11 @@ TEMPLATE = {"template": "Q: {question}\nA:", "response": " {answer}", "stop": ["
         ("audit", {"source": 3}, False),
         ("audit", {"source": {**BLOCK, "colums": {}}}, False),
         ("audit", {"source": {**BLOCK, "limit": 0}}, False),
+        ("audit", {"source": {"kwargs": {"path": "a.json", "split": "train"}}}, True),
+        ("audit", {"source": {"kwargs": {"path": "a.json", "spilt": "train"}}}, False),
+        ("audit", {"source": {"kwargs": {"dataset_path": "a"}}}, False),
+        ("audit", {"source": {"method": "load_from_disk", "kwargs": {"dataset_path": "a"}}}, True),
+        ("audit", {"source": {"method": "load_dataset", "kwargs": {"path": "a", "b": 1}}}, True),
         ("audit", {"prompt_format": "alpaca"}, True),
         ("audit", {"prompt_format": TEMPLATE}, True),
         ("audit", {"prompt_format": "alpacca"}, False),
@@ -167,6 +173,8 @@ TEMPLATE = {"template": "Q: {question}\nA:", "response": " {answer}", "stop": ["
         ("dataprep", {"split": {"sizes": {"test": 0.1}}, "packed_length": None}, True),
         ("dataprep", {"split": {"sizes": {}}}, False),
         ("dataprep", {"writer": {"kwargs": {"dataset_path": "x"}, "methd": "parquet"}}, False),
+        ("dataprep", {"writer": {"kwargs": {"dataset_path": "x", "repo_id": "a/b"}}}, False),
+        ("dataprep", {"writer": {"method": "push_to_hub", "kwargs": PUSH}}, True),
         ("training", {"lora": {"r": 4}, "method": "lora", "tracking": None}, True),
         ("training", {"lora": {"rank": 4}, "method": "lora"}, False),
         ("training", {"early_stopping": {"patience": 0}}, False),

@@ -56,6 +56,28 @@ ModelName = Annotated[str, AfterValidator(_model_name), Field(title="auto, hub i
 """`auto`, a hub id, or a folder (which starts with `.`, `~` or `/`)."""
 
 
+def keys_by_method(
+    default: str, methods: Mapping[str, tuple[set[str], set[str] | None]]
+) -> dict[str, Any]:
+    """Return a part of a JSON Schema: which keys `kwargs` may have depends on `method`.
+
+    Args:
+        default: the method when a block names none.
+        methods: by method, the required keys and the optional ones; None for any.
+    """
+    rules = []
+    for method, (required, optional) in methods.items():
+        condition: dict[str, Any] = {"properties": {"method": {"const": method}}}
+        if method != default:  # a condition on an absent key holds
+            condition["required"] = ["method"]
+        kwargs: dict[str, Any] = {"required": sorted(required)}
+        if optional is not None:
+            kwargs["properties"] = dict.fromkeys(sorted(required | optional), True)
+            kwargs["additionalProperties"] = False
+        rules.append({"if": condition, "then": {"properties": {"kwargs": kwargs}}})
+    return {"allOf": rules}
+
+
 def course_profile() -> Profile:
     """Return how much work a notebook does: `COURSE_PROFILE`, or `class` when it is not set.
 

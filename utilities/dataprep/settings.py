@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from utilities.config import ModelName, StrictModel, from_file
+from utilities.config import ModelName, StrictModel, from_file, keys_by_method
 from utilities.errors import nearest
 from utilities.features.shortening import Shorten
 from utilities.files import IfExists
@@ -48,6 +48,8 @@ WRITERS = {
 
 class Writer(StrictModel):
     """Where the dataset is written."""
+
+    model_config = ConfigDict(json_schema_extra=keys_by_method("save_to_disk", WRITERS))
 
     method: Literal["save_to_disk", "parquet", "push_to_hub"] = "save_to_disk"
     """`save_to_disk` (for `datasets.load_from_disk`, and the fastest), `parquet` (for other tools),

@@ -19,9 +19,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from utilities.config import ConfigPath, StrictModel, from_file
+from utilities.config import ConfigPath, StrictModel, from_file, keys_by_method
 from utilities.errors import DataError, nearest
 from utilities.prompts.base import PromptFormat
 from utilities.rows.columns import columns_for
@@ -61,6 +61,12 @@ METHODS: dict[str, tuple[Callable[..., Iterator[RawRow]], str, set[str] | None]]
 
 class Source(StrictModel):
     """Where rows come from."""
+
+    model_config = ConfigDict(
+        json_schema_extra=keys_by_method(
+            "files", {name: ({key}, valid) for name, (_, key, valid) in METHODS.items()}
+        )
+    )
 
     method: Literal["files", "load_dataset", "load_from_disk"] = "files"
     """`files` (JSONL, JSON, CSV, TSV, parquet), `load_dataset` (the hub, or any builder of the
