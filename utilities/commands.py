@@ -280,7 +280,7 @@ def type_in_words(schema: Schema) -> str:
 
 def _bounds(schema: Schema) -> list[str]:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {schema[name]}" for name, sign in signs.items() if name in schema]
+    bounds = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
     return [" and ".join(bounds)] if bounds else []
 
 
