@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: course test bench lab clean help
+.PHONY: course test bench schemas lab clean help
 .DEFAULT_GOAL := help
 
 course: .venv/ready  ## execute every notebook in order; pages in build/course/
@@ -19,6 +19,11 @@ test: .venv/ready  ## lint, types, unit tests, and every notebook in profile ci
 bench: .venv/ready  ## measure fine-tuning against other tools; see benchmarks/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
 	$(BIN)/python benchmarks/training.py
+
+schemas: .venv/ready  ## write configs/schemas/ again, after a change of a config model
+	for name in audit dataprep training evaluation benchmark; do \
+	  $(BIN)/python -m utilities.$$name --schema > configs/schemas/$$name.json || exit 1; \
+	done
 
 lab: .venv/ready  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks

@@ -17,18 +17,18 @@ from utilities.errors import TrackingError
 
 
 class Tracking(StrictModel):
-    """Where a run's figures go besides its folder."""
+    """Settings of an experiment tracker."""
 
     tracker: Literal["tensorboard", "wandb", "trackio"]
-    """`tensorboard`, `wandb` or `trackio`."""
+    """The tracker; only TensorBoard and Trackio keep everything on this machine."""
     project: str = "finetuning-lab"
-    """The project at the tracker."""
+    """Name of the project at the tracker."""
     group: str | None = None
-    """Of runs that belong together (Weights & Biases)."""
+    """Name of a group of runs (Weights & Biases); null for none."""
     job_type: str | None = None
-    """What kind of run it is (Weights & Biases)."""
+    """The kind of run, such as `train` (Weights & Biases); null for none."""
     name: str | None = None
-    """Of the run; null for the name of the run folder."""
+    """Name of the run; null for the name of the run folder."""
 
 
 def check_tracker(tracking: Tracking) -> None:

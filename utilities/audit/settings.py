@@ -1,4 +1,4 @@
-"""The config of the audit."""
+"""The config of `python -m utilities.audit`."""
 
 from typing import Annotated
 
@@ -15,22 +15,22 @@ class AuditConfig(StrictModel):
     """The config of `python -m utilities.audit`."""
 
     source: ConfigSource
-    """The rows to audit; see `sources.Source`."""
+    """The rows to check."""
     prompt_format: ConfigPromptFormat = QUESTION_ANSWER
-    """How rows become prompt and response."""
+    """How the rows become prompts and responses."""
     test: ConfigSource | None = None
-    """Test rows, which must not be trained on; null leaves that check out."""
+    """Rows that must not be in the training data; null skips this check."""
     benchmark: ConfigSource | None = None
-    """Questions of a benchmark, which must not be trained on; null leaves that check out."""
+    """Rows whose questions must not be in the training data; null skips this check."""
     benchmark_column: str = "question"
-    """The column of `benchmark` with the questions."""
+    """The column of `benchmark` that holds the questions."""
     refusals: tuple[str, ...] = ()
-    """Texts that mark a response as a refusal; case does not count."""
+    """Texts that mark a response as a refusal."""
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
-    """Word overlap (Jaccard) from which two prompts are near duplicates."""
+    """Word overlap (Jaccard similarity) from which two prompts count as near duplicates."""
     base_model: ModelName | None = "auto"
     """The model whose tokenizer counts the tokens; null leaves the token budget out."""
     limits: tuple[Annotated[int, Field(ge=3)], ...] = Field(default=LIMITS, min_length=1)
-    """Length limits for the token budget, in tokens."""
+    """Length limits that the token budget compares, in tokens of prompt, response and end."""
     output_dir: ConfigPath
-    """Gets `report.json`, `findings.csv`, `patch.jsonl` and `audit.png`."""
+    """The folder for `report.json`, `findings.csv`, `patch.jsonl` and `audit.png`."""

@@ -1,4 +1,4 @@
-"""The config of the evaluation."""
+"""The config of `python -m utilities.evaluation`."""
 
 from typing import Literal
 
@@ -12,47 +12,46 @@ from utilities.rows.sources import ConfigSource
 from utilities.tracking import Tracking
 
 MODEL, BASE, NEAREST, FREQUENT = "model", "base model", "nearest question", "most frequent answer"
-"""Names of the systems in the prediction table."""
 
 
 class EvaluationConfig(StrictModel):
     """The config of `python -m utilities.evaluation`."""
 
     model: ModelName
-    """A run folder, or any model to evaluate as it is."""
+    """The model to evaluate: a run folder, or any other model."""
     test: ConfigSource
-    """The test questions; see `sources.Source`."""
+    """The rows to answer; their responses are the references."""
     train: ConfigSource | None = None
-    """The training rows, where the baselines look up their answers; null: no baselines."""
+    """The rows in which the two baselines look up their answers; null leaves the baselines out."""
     base_model: ModelName | None = None
-    """Evaluated beside `model`; null leaves it out."""
+    """A model that is evaluated too; null for none."""
     beside: dict[str, Endpoint | ModelName] = Field(default_factory=dict)
-    """Further systems by name: models, or endpoints (see `endpoint.Endpoint`)."""
+    """Further systems by name: models, or endpoints."""
     prompt_format: ConfigPromptFormat | None = None
-    """By default the one saved with the model, else question and answer."""
+    """How a row becomes prompt and response; null for the format saved with the model, or else
+    `question_answer`.
+    """
     refusal: str | None = None
-    """Text that marks an answer as a refusal; case does not count."""
+    """Text that marks an answer as a refusal; null for none."""
     group_by: tuple[str, ...] = ()
-    """Columns of the data, such as `topic`; each of their values is scored separately as well."""
+    """Columns whose values are also scored separately, such as `topic`."""
     generation: Generation = Generation()
-    """How answers are generated; see `generation.Generation`."""
+    """How answers are generated."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    """Data type of the weights."""
     use_cpu: bool = False
-    """Do not use a GPU."""
+    """Whether to compute on the CPU even if there is a GPU."""
     similarity: tuple[Literal["states"], ...] = ()
     """Further metrics: `states` compares mean hidden states of `model`."""
     perplexity: bool = True
-    """Compute the perplexity of the references under local models."""
+    """Whether to measure the perplexity of the references under local models."""
     neutral_text: ConfigPath | None = None
-    """A text file; the perplexity of its paragraphs shows what training has cost. Needs
-    `base_model`.
-    """
+    """A file of paragraphs on which forgetting is measured; null for none."""
     save_every: int = Field(default=16, ge=1)
-    """Answers between two writes to disk."""
+    """Number of answers after which they are written to disk."""
     tracking: Tracking | None = None
-    """A tracker that gets the scores too; see `tracking.Tracking`."""
+    """The tracker that gets the scores; null for none."""
     output_dir: ConfigPath
-    """Gets `predictions.jsonl` and `.parquet`, `scores.json`, `report.html`, `evaluation.log`, and
-    `answers/`, from which a second run continues.
+    """The folder for `predictions.jsonl` and `.parquet`, `scores.json`, `report.html`,
+    `evaluation.log`, and `answers/`, from which an interrupted evaluation goes on.
     """

@@ -19,11 +19,17 @@ def _columns(template: str) -> tuple[str, ...]:
 
 
 class TemplateFormat(PromptFormat):
-    """A template for the prompt and one for the response, with `{column}` for a row's values."""
+    """A template for the prompt and one for the response, with `{column}` for a row's values.
+
+    Example:
+        `QUESTION_ANSWER.prompt({"question": "What is an epoch?"})` is
+        `"### Question:\\nWhat is an epoch?\\n\\n### Answer:\\n"`
+    """
 
     saved_key: ClassVar[str] = "template"
 
     name: str = "custom"
+    """How the format is called in configs and in the saved file."""
     template: str | tuple[str, ...]
     """The prompt, up to the place where the response begins; empty when all of the text is to be
     learned. Or several, from the most columns to the fewest: a row takes the first whose columns it
@@ -32,10 +38,7 @@ class TemplateFormat(PromptFormat):
     response: str
     """The response; what follows it is the end-of-text token, never more text."""
     list_separator: str = "\n\n"
-    """Stands between the items of a column that holds a list of texts. Example: >>>
-    QUESTION_ANSWER.prompt({"question": "What is an epoch?"}) '### Question:\nWhat is an
-    epoch?\n\n### Answer:\n'
-    """
+    """Stands between the items of a column that holds a list of texts."""
 
     @field_validator("template", "response")
     @classmethod

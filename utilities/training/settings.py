@@ -1,24 +1,25 @@
 """How to train: settings, checked and made to fit together before any work."""
 
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from pydantic import Field, ValidationError, create_model, model_validator
-from transformers import TrainingArguments
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 
-from utilities.config import ConfigPath, ModelName, StrictModel
+from utilities.config import ConfigPath, ModelName, StrictModel, faults_in_words
 from utilities.devices import PrecisionChoice, device, resolve_precision
 from utilities.errors import TrainingError, nearest
-from utilities.features.tokenization import (
-    Shorten,
-)
+from utilities.features.shortening import Shorten
 from utilities.files import IfExists
 from utilities.models.adapters import Lora
 from utilities.models.freezing import Freeze
 from utilities.prompts.built_in import QUESTION_ANSWER, ConfigPromptFormat
 from utilities.rows.sources import ConfigSource
 from utilities.tracking import Tracking
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 DEFAULT_ARGUMENTS = {
     "num_train_epochs": 3,
@@ -50,19 +51,21 @@ _OWN_FIELDS = {
 }
 
 
-_TYPES = get_type_hints(TrainingArguments)
+@functools.cache
+def argument_fields() -> type[StrictModel]:
+    """Return a config model of the library's `TrainingArguments`: its fields and their types.
 
+    It is made at the first call, because the library loads torch.
+    """
+    from transformers import TrainingArguments
 
-ArgumentFields = create_model(
-    "ArgumentFields",
-    __base__=StrictModel,
-    **{
-        field.name: (_TYPES[field.name], None)
+    types = get_type_hints(TrainingArguments)
+    fields: dict[str, Any] = {
+        field.name: (types[field.name], None)
         for field in dataclasses.fields(TrainingArguments)
         if field.init and field.name not in _OWN_FIELDS
-    },
-)
-"""Every field of the library's `TrainingArguments`, with its type, for checking a config."""
+    }
+    return create_model("ArgumentFields", __base__=StrictModel, **fields)
 
 
 class EarlyStopping(StrictModel):
@@ -77,14 +80,16 @@ class EarlyStopping(StrictModel):
 class Settings(StrictModel):
     """How to train; what `train` and `TrainingConfig` share."""
 
+    late_models = {"training_arguments": argument_fields}  # noqa: RUF012
+
     method: Literal["full", "freeze", "lora"] = "full"
     """`full` trains all weights, `freeze` leaves out those that `freeze` names, `lora` trains an
     adapter.
     """
     freeze: Freeze | None = None
-    """See `freezing.Freeze`."""
+    """Which weights to freeze."""
     lora: Lora | None = None
-    """See `adapters.Lora`."""
+    """How to make the adapter."""
     seed: int = Field(default=42, ge=0)
     """Same seed, same data, same machine: same run."""
     precision: PrecisionChoice = "auto"
@@ -99,7 +104,7 @@ class Settings(StrictModel):
     a GPU. It sets memory and speed, and does not change what is learned.
     """
     early_stopping: EarlyStopping | None = None
-    """See `EarlyStopping`; needs validation data."""
+    """When to stop early; needs validation data."""
     samples: int = Field(default=3, ge=0)
     """Validation prompts to answer at each evaluation, 0 or more."""
     prompt_loss: bool = False
@@ -107,9 +112,17 @@ class Settings(StrictModel):
     preflight: bool = True
     """Try and tell before the first step; see `utilities.preflight`."""
     tracking: Tracking | None = None
-    """See `tracking.Tracking`; null for none."""
-    training_arguments: ArgumentFields = ArgumentFields()
-    """Any field of the library's `TrainingArguments`."""
+    """The tracker that gets the metrics; null for none."""
+    training_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Any field of transformers.TrainingArguments, such as `learning_rate`."""
+
+    @field_validator("training_arguments")
+    @classmethod
+    def _check_training_arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if not given:  # nothing to load the library for
+            return {}
+        # Pydantic adds the faults of a ValidationError to those of the settings.
+        return argument_fields().model_validate(given).model_dump(exclude_unset=True)
 
     @model_validator(mode="after")
     def _method_and_its_block(self) -> "Settings":
@@ -127,9 +140,10 @@ class Settings(StrictModel):
             TrainingError: a keyword or a value is wrong.
         """
         own = {name: options.pop(name) for name in list(options) if name in cls.model_fields}
+        fields = argument_fields().model_fields
         for name in options:
-            if name not in ArgumentFields.model_fields:
-                known = [*cls.model_fields, *ArgumentFields.model_fields]
+            if name not in fields:
+                known = [*cls.model_fields, *fields]
                 raise TrainingError(f"train has no setting {name!r}{nearest(name, known)}")
         for block in ("freeze", "lora"):
             if own.get(block) is not None:
@@ -137,10 +151,7 @@ class Settings(StrictModel):
         try:
             return cls(**{"training_arguments": options, **own})
         except ValidationError as error:
-            told = "; ".join(
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-            )
-            raise TrainingError(told) from None
+            raise TrainingError("; ".join(faults_in_words(error, cls))) from None
 
     def arguments(self, has_validation: bool) -> dict[str, Any]:
         """Return the fields of `TrainingArguments` that are asked for, defaults filled in.
@@ -148,11 +159,10 @@ class Settings(StrictModel):
         Raises:
             TrainingError: they do not fit together.
         """
-        given = self.training_arguments.model_dump(exclude_unset=True)
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {k: value for k, value in self.training_arguments.items() if value is not None}
         filled = _fit_together({**DEFAULT_ARGUMENTS, **given}, given, self, has_validation)
         # So that a default is the same as when it is given: 3 epochs are 3.0.
-        return ArgumentFields(**filled).model_dump(exclude_unset=True)
+        return argument_fields()(**filled).model_dump(exclude_unset=True)
 
 
 def _fit_together(
@@ -212,7 +222,7 @@ def _fit_together(
 
 def make_training_arguments(
     output_dir: str | Path, seed: int = 42, precision: PrecisionChoice = "auto", **arguments: Any
-) -> TrainingArguments:
+) -> "TrainingArguments":
     """Return the library's `TrainingArguments` with this course's defaults and device choice.
 
     Args:
@@ -224,6 +234,8 @@ def make_training_arguments(
     Raises:
         TrainingError: the library refuses a value.
     """
+    from transformers import TrainingArguments
+
     precision = resolve_precision(precision)
     try:
         result = TrainingArguments(
