@@ -166,6 +166,8 @@ def _describe(fault: dict[str, Any], model: type[BaseModel]) -> str:
             candidates = [field.annotation, *get_args(field.annotation)] if field else []
             model = next((c for c in candidates if hasattr(c, "model_fields")), model)
         return f"  {where}: unknown key{nearest(location[-1], model.model_fields)}"
+    if fault["type"] == "unknown_key":  # of a block that looks for the nearest name itself
+        return f"  {where}: {fault['msg']}"
     if fault["type"] == "missing":
         return f"  {where}: this key is required."
     told = fault["msg"].removeprefix("Value error, ")

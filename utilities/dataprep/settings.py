@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from utilities.config import ModelName, StrictModel, from_file
 from utilities.errors import nearest
-from utilities.features.tokenization import Shorten
+from utilities.features.shortening import Shorten
 from utilities.files import IfExists
 from utilities.prompts.built_in import QUESTION_ANSWER, ConfigPromptFormat
 from utilities.rows.sources import ConfigSource

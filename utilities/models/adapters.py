@@ -4,6 +4,9 @@ A layer's weight W stays as it is; B·A, of rank `r`, is added to it, scaled by 
 (Hu et al. 2021, arXiv:2106.09685). Merging adds B·A into W, and leaves a plain model.
 """
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -63,9 +66,19 @@ def attach(model: "PreTrainedModel", lora: Lora) -> "PreTrainedModel":
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with _without_peft_warning():
+            return get_peft_model(model, config)
     except ValueError as error:
         raise AdapterError(f"targets {list(lora.targets)}: {error}") from None
+
+
+@contextlib.contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """Context manager: hide that peft 0.21 uses a name which transformers 5.23 has deprecated."""
+    with warnings.catch_warnings():
+        message = "`is_gradient_checkpointing` is deprecated"
+        warnings.filterwarnings("ignore", message, FutureWarning)
+        yield
 
 
 def is_adapter(folder: Path) -> bool:
@@ -82,7 +95,8 @@ def merged(base: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+        with _without_peft_warning():
+            return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     except Exception as error:  # peft, safetensors and torch each raise their own kinds
         raise AdapterError(f"the adapter in {folder} cannot be loaded: {error}") from error
 

@@ -1,13 +1,15 @@
 """Freezing: which weights of a model are trained, and which stay as they are."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
-
-import pandas as pd
-from torch import nn
+from typing import TYPE_CHECKING, Literal, get_args
 
 from utilities.config import StrictModel
 from utilities.errors import FreezingError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
 
 Group = Literal["embeddings", "norms", "attention", "feed_forward", "other"]
 
@@ -25,7 +27,7 @@ class Freeze(StrictModel):
     """
 
 
-def weight_groups(model: nn.Module) -> dict[str, Group]:
+def weight_groups(model: "nn.Module") -> dict[str, Group]:
     """Return the group of each weight by its name.
 
     It follows from what the weight belongs to: an embedding (with the output head, where that
@@ -43,6 +45,8 @@ def weight_groups(model: nn.Module) -> dict[str, Group]:
 
 def _group_of(owners: Sequence[type]) -> Group:
     """Decide by the module that holds the weight, then by those around it."""
+    from torch import nn
+
     if issubclass(owners[0], nn.Embedding):
         return "embeddings"
     if "Norm" in owners[0].__name__:
@@ -55,7 +59,7 @@ def _group_of(owners: Sequence[type]) -> Group:
     return "other"
 
 
-def freeze(model: nn.Module, choice: Freeze) -> None:
+def freeze(model: "nn.Module", choice: Freeze) -> None:
     """Freeze weights of a model in place; the others are trained.
 
     Raises:
@@ -83,11 +87,13 @@ def _weights_in(part: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if f".{part}." in f".{name}."]
 
 
-def trained_weights(model: nn.Module) -> pd.DataFrame:
+def trained_weights(model: "nn.Module") -> "pd.DataFrame":
     """Return what is trained: `group`, `weights`, `trained` (numbers) and `share` (0 to 1).
 
     A weight that two parts share counts once. The last line is the sum.
     """
+    import pandas as pd
+
     groups = weight_groups(model)
     lines = [
         {"group": groups[name], "weights": w.numel(), "trained": w.numel() * w.requires_grad}

@@ -7,7 +7,7 @@ import sys
 from accelerate import PartialState
 
 from utilities.config import command_line
-from utilities.training.distributed import in_the_background, processes
+from utilities.training.distributed import processes, with_buffered_stderr
 from utilities.training.run import run_training
 from utilities.training.settings import TrainingConfig
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         purpose = "Fine-tune a model from a YAML file."
         return command_line(TrainingConfig, _report, "utilities.training", purpose, argv)
 
-    status = work() if os.environ.get("LOCAL_RANK", "0") == "0" else in_the_background(work)
+    status = work() if os.environ.get("LOCAL_RANK", "0") == "0" else with_buffered_stderr(work)
     if status == 0:
         PartialState().destroy_process_group()
     return status
