@@ -179,18 +179,10 @@ MEMORY = {
 
 
 def memory_model(settings):
-    config = AutoConfig.for_model("llama", **WIDE, num_hidden_layers=2)
-    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    config = AutoConfig.for_model("llama", **sizes, num_hidden_layers=2, vocab_size=1000)
     dtype = getattr(torch, settings.get("lora", {}).get("base_dtype", "float32"))
     return AutoModelForCausalLM.from_config(config, dtype=dtype)
-
-
-WIDE = {
-    "hidden_size": 256,
-    "intermediate_size": 1024,
-    "num_attention_heads": 4,
-    "vocab_size": 20_000,
-}
 
 
 @pytest.mark.parametrize("case", MEMORY)

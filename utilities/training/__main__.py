@@ -3,16 +3,18 @@
 import logging
 import os
 import sys
-
-from accelerate import PartialState
+from collections.abc import Callable
 
 from utilities.config import command_line
-from utilities.training.distributed import processes, with_buffered_stderr
-from utilities.training.run import run_training
 from utilities.training.settings import TrainingConfig
 
 
 def _report(config: TrainingConfig) -> None:
+    """Train, and print what came of it."""
+    # Torch is loaded here and in `_main_of_rank`, not at the top, so that `--help` is quick.
+    from utilities.training.distributed import processes
+    from utilities.training.run import run_training
+
     logging.getLogger("utilities").setLevel(logging.INFO)
     run = run_training(config)
     if not processes().is_main_process:
@@ -32,15 +34,24 @@ def _report(config: TrainingConfig) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train from a config file on the command line."""
+    """Train from a config file on the command line; return the exit status."""
 
     def work() -> int:
         purpose = "Fine-tune a model from a YAML file."
         return command_line(TrainingConfig, _report, "utilities.training", purpose, argv)
 
-    status = work() if os.environ.get("LOCAL_RANK", "0") == "0" else with_buffered_stderr(work)
+    if "LOCAL_RANK" not in os.environ:
+        return work()
+    return _main_of_rank(work)
+
+
+def _main_of_rank(work: Callable[[], int]) -> int:
+    """Do the work in one of several processes, which a launcher has started."""
+    from utilities.training.distributed import processes, with_buffered_stderr
+
+    status = work() if os.environ["LOCAL_RANK"] == "0" else with_buffered_stderr(work)
     if status == 0:
-        PartialState().destroy_process_group()
+        processes().destroy_process_group()
     return status
 
 
