@@ -11,8 +11,8 @@ from utilities.training.settings import TrainingConfig
 
 
 def _work(config: TrainingConfig) -> None:
-    from accelerate import PartialState
-
+    """Train, and print the result."""
+    # Torch is loaded here and in `main`, not at the top, so that `--help` is quick.
     from utilities.training.distributed import processes
     from utilities.training.run import run_training
 
@@ -31,7 +31,6 @@ def _work(config: TrainingConfig) -> None:
             f"wrote:    {run.folder}",
         ]
         sys.stdout.write("\n".join(lines) + "\n")
-    PartialState().destroy_process_group()
 
 
 def _config_for(source: dict[str, Any], name: str) -> dict[str, Any]:
@@ -52,12 +51,19 @@ COMMAND = Command(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train from a config file."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    """Train from a config file on the command line; return the exit status."""
+    if "LOCAL_RANK" not in os.environ:
         return command_line(COMMAND, argv)
-    from utilities.training.distributed import in_the_background
+    # One of several processes, which a launcher has started.
+    from utilities.training.distributed import processes, with_buffered_stderr
 
-    return in_the_background(lambda: command_line(COMMAND, argv))
+    if os.environ["LOCAL_RANK"] == "0":
+        status = command_line(COMMAND, argv)
+    else:
+        status = with_buffered_stderr(lambda: command_line(COMMAND, argv))
+    if status == 0:
+        processes().destroy_process_group()
+    return status
 
 
 if __name__ == "__main__":
