@@ -456,7 +456,7 @@ def test_a_dataset_that_cannot_be_had(
     environment = clean_environment | {"HF_ENDPOINT": hub.url}
     done = run_module("utilities.dataprep", path, environment=environment)
     assert done.returncode == 2 and time.monotonic() - start < 30
-    assert f"error: dataset {name} cannot be had: {told}" in done.stderr
+    assert f"error: dataset {name} is not available: {told}" in done.stderr
     assert not list(tmp_path.glob("out*"))
 
 
