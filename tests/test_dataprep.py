@@ -201,7 +201,7 @@ def test_a_split_compares_what_is_asked(config, tmp_path, name, rows, groups):
     parts = _parts(config(source=str(path), prompt_format=name, split=split), prompt_format)
     asked: dict[str, set] = {"train": set(), "test": set()}
     for row, part in zip(rows, parts, strict=True):
-        asked[part].add(prompt_format.asked(row))
+        asked[part].add(prompt_format.request(row))
     assert not asked["train"] & asked["test"]
     assert len(asked["train"]) + len(asked["test"]) == groups
     assert 3 <= len(asked["test"]) <= 20

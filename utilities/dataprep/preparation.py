@@ -161,7 +161,7 @@ def _parts(config: DataprepConfig, prompt_format: PromptFormat) -> list[str]:
     split = config.split
     keys, texts, strata = [], [], []
     for row in stream_rows(config.source, prompt_format):
-        text = prompt_format.asked(row)
+        text = prompt_format.request(row)
         try:
             keys.append("\n".join(str(row[column]) for column in split.group_by) or text)
             strata.append(str(row[split.stratify_by]) if split.stratify_by else "")
