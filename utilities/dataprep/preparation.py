@@ -193,7 +193,7 @@ def _assemble(shards: Path, dataset: Path, names: list[str], record: dict[str, A
 
 
 def _save_to_disk(files: list[Path], folder: Path, fingerprint: str, part: str) -> None:
-    """Lay out files as `Dataset.save_to_disk` does, without reading them through memory."""
+    """Lay out files as `datasets.Dataset.save_to_disk` does, without reading them through memory."""
     folder.mkdir(exist_ok=True)
     with pa.memory_map(str(files[0])) as source, pa.ipc.open_stream(source) as stream:
         features = datasets.Features.from_arrow_schema(stream.schema)

@@ -1,7 +1,7 @@
 """Judging answers by a model: with a rubric, or in pairs; how far it agrees with people.
 
-    from utilities import judging
-    from utilities.endpoints import Endpoint
+    from utilities.evaluation import judging
+    from utilities.inference.endpoint import Endpoint
 
     large = Endpoint(base_url="http://127.0.0.1:8000/v1", model="large")
     rated = judging.judge(large, table)

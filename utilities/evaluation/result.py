@@ -15,9 +15,9 @@ class Evaluation:
     Attributes:
         predictions: the prediction table.
         scores: by system, and by system and each of `group_by`; see `score`. With a refusal also
-            `refusal_precision` and `refusal_recall`; see `errors.refusals`.
+            `refusal_precision` and `refusal_recall`; see `error_analysis.refusals`.
         comparisons: `model` against every other system; see `compare`.
-        errors: see `errors.error_counts`.
+        errors: see `error_analysis.error_counts`.
         record: models, settings, versions, seconds; as in `scores.json`.
         forgetting: ratio of perplexities on neutral text, when it was measured.
     """

@@ -29,7 +29,7 @@ class EvaluationConfig(StrictModel):
     base_model: ModelName | None = None
     """Evaluated beside `model`; None leaves it out."""
     beside: dict[str, Endpoint | ModelName] = Field(default_factory=dict)
-    """Further systems by name: models, or endpoints (see `endpoints.Endpoint`)."""
+    """Further systems by name: models, or endpoints (see `endpoint.Endpoint`)."""
     prompt_format: ConfigPromptFormat | None = None
     """By default the one saved with the model, else question and answer."""
     refusal: str | None = None

@@ -5,7 +5,7 @@
 One `train` for all weights, for some of them (`freeze`) and for an adapter (`lora`). Weights stay
 in float32; autocast does the products in bfloat16 where the machine has it.
 
-A run folder appears whole or not at all (what is in it: see `utilities.runs`). While training goes
+A run folder appears whole or not at all (what is in it: see `utilities.training.run_folder`). While training goes
 on it is called `NAME.partial`; the same command, started again after the run was killed, goes on
 from the newest whole checkpoint there, and comes to the same losses and weights.
 """

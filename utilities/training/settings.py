@@ -105,7 +105,7 @@ class Settings(StrictModel):
     prompt_loss: bool = False
     """Tell the loss of prompts at evaluations too."""
     preflight: bool = True
-    """Try and tell before the first step; see `utilities.preflight`."""
+    """Try and tell before the first step; see `preflight_checks`."""
     tracking: Tracking | None = None
     """See `tracking.Tracking`; null for none."""
     training_arguments: ArgumentFields = ArgumentFields()

@@ -91,7 +91,7 @@ class SupervisedTrainer(transformers.Trainer):
     # ---- batches ----
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """Return this process's batches; see `batching.StepBatches`."""
+        """Return this process's batches; see `batches.StepBatches`."""
         args = self.args
         self.batches = StepBatches(
             row_lengths(self.train_dataset),
@@ -201,7 +201,7 @@ class SupervisedTrainer(transformers.Trainer):
     def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> float:
         """Return the operations of a batch, forward and backward, real tokens only.
 
-        They are 0 for kinds of models that `shapes.ModelShape` does not know.
+        They are 0 for kinds of models that `model_sizes.ModelShape` does not know.
         """
         tokens = _real_tokens(inputs)
         if self.shape is None or not tokens:
