@@ -215,7 +215,7 @@ def test_a_split_compares_what_is_asked(config, tmp_path, name, rows, groups):
     parts = _parts(config(source=str(path)).source, split, prompt_format)
     asked: dict[str, set] = {"train": set(), "test": set()}
     for row, part in zip(rows, parts, strict=True):
-        asked[part].add(prompt_format.asked(row))
+        asked[part].add(prompt_format.request(row))
     assert not asked["train"] & asked["test"]
     assert len(asked["train"]) + len(asked["test"]) == groups
     assert 3 <= len(asked["test"]) <= 20
@@ -470,7 +470,7 @@ def test_a_dataset_that_cannot_be_had(
     environment = clean_environment | {"HF_ENDPOINT": hub.url}
     done = run_module("utilities.dataprep", path, environment=environment)
     assert done.returncode == 2 and time.monotonic() - start < 30
-    assert f"error: dataset {name} cannot be had: {told}" in done.stderr
+    assert f"error: dataset {name} is not available: {told}" in done.stderr
     assert not list(tmp_path.glob("out*"))
 
 

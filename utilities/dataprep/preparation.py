@@ -186,7 +186,7 @@ def _parts(source: ConfigSource, split: Split, prompt_format: PromptFormat) -> l
     """Read the source once to decide which part each row belongs to."""
     keys, texts, strata = [], [], []
     for row in stream_rows(source, prompt_format):
-        text = prompt_format.asked(row)
+        text = prompt_format.request(row)
         try:
             keys.append("\n".join(str(row[column]) for column in split.group_by) or text)
             strata.append(str(row[split.stratify_by]) if split.stratify_by else "")

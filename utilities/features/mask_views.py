@@ -11,7 +11,7 @@ class MaskView:
 
     Shows itself as HTML in a notebook, each token with its id under it. As plain text, `str(view)`,
     what is learned stands in square brackets, and each example of a packed row on lines of its own.
-    `view.table` has a line for each token.
+    `table` has a line for each token.
 
     Attributes:
         table: `example` (which one of a packed row, from 1), `position`, `id`, `text`, `label` and

@@ -31,7 +31,7 @@ class Answer:
 
 
 class Answerer(Protocol):
-    """Whatever answers prompts: a `LocalModel`, or an `endpoints.Endpoint`."""
+    """Whatever answers prompts: a `LocalModel`, or an `endpoint.Endpoint`."""
 
     def answers(
         self, prompts: Sequence[str], settings: Generation, skip: Sequence[int] = ()

@@ -237,7 +237,7 @@ def generate(
         tokenizer: the model's own, with a padding token.
         prompts: texts as a prompt format makes them.
         max_new_tokens: tokens an answer may have, 1 or more; the prompt does not count.
-        stop: strings that end an answer, such as `prompt_format.stop`; the answer is cut before
+        stop: strings that end an answer, such as `PromptFormat.stop`; the answer is cut before
             the first of them. A tuned model stops by itself, a base model needs this.
         progress: show a progress bar.
         settings: further fields of `Generation`.

@@ -14,7 +14,7 @@ QUESTION_ANSWER = TemplateFormat(
     name="question_answer",
     template="### Question:\n{question}\n\n### Answer:\n",
     response="{answer}",
-    stop=("\n### Question:",),  # a new line: an answer may speak of the heading
+    stop=("\n### Question:",),  # with the line break: an answer may mention the heading
 )
 
 
@@ -67,7 +67,7 @@ def get_format(name: str) -> PromptFormat:
     """Return the built-in format of that name.
 
     Raises:
-        PromptError: there is none; the message lists those there are.
+        PromptError: the name is unknown; the message lists the valid ones.
     """
     if name not in FORMATS:
         raise PromptError(
