@@ -10,26 +10,25 @@ too.
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import datasets
     import transformers
-    from torch import nn
 
 
-def cache_argument(model: "nn.Module") -> Literal["cache", "past_key_values"]:
+def cache_argument(model: Any) -> Literal["cache", "past_key_values"]:
     """Return the name under which a model's `forward` takes its key/value cache.
 
     transformers 5.24 renamed `past_key_values` to `cache`: the old name warns from then on and goes
     in 5.40, the new one does not exist before. No thread found.
 
     Args:
-        model: a causal language model, with an adapter or without.
+        model: a causal language model, or a PEFT model around one.
     """
     # An adapter's own `forward` takes anything and hands it on.
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 
 
@@ -57,7 +56,8 @@ def render_chat_template(
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    (text,), _ = render_jinja_template(
+    render: Callable[..., Any] = render_jinja_template  # its annotations say that it returns a text
+    (text,), _ = render(
         [messages],
         chat_template=template,
         add_generation_prompt=add_generation_prompt,
@@ -66,7 +66,7 @@ def render_chat_template(
     return text
 
 
-def dataset_fingerprint(data: "datasets.Dataset | datasets.DatasetDict") -> str:
+def dataset_fingerprint(data: "datasets.Dataset") -> str:
     """Return the hash by which `datasets` knows what it loaded; of a hub dataset, of its commit.
 
     datasets 5.2: a dataset takes a `fingerprint`, but tells it only by a private name. No thread

@@ -201,7 +201,8 @@ class LocalModel:
         text = cut(self._decode(kept), stop)
         return Answer(text, reason, len(ids), log_probability, ids=kept)
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def _decode(self, ids: list[int]) -> str:
+        # Of a list of lists the library returns a list of texts.
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def stream(self, prompt: str, settings: Generation) -> Iterator[str]:

