@@ -10,6 +10,7 @@ is bundled and needs no hub; ARC needs one, or a file of it.
 import contextlib
 import io
 import logging
+import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,9 +32,10 @@ from utilities.scores.statistics import share_of
 from utilities.upstream import compiled_templates
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
     from lm_eval.api.task import Task
 
-FEWSHOT_SEED = 1234  # the harness's own; of the examples that a task puts before each question
+SEEDS = {"python": 0, "others": 1234}  # the harness's own defaults
 
 
 def run_benchmark(
@@ -65,7 +67,7 @@ def run_benchmark(
         progress: show a progress bar.
 
     Returns:
-        Scores, samples and a record. No global random number generator is used.
+        Scores, samples and a record. The state of all random number generators is unchanged.
 
     Raises:
         BenchmarkError: a task is unknown, its data are not available, an item does not fit the
@@ -77,28 +79,16 @@ def run_benchmark(
     if limit is not None and limit < 1:
         raise BenchmarkError(f"limit must be 1 or more, or not given, found {limit}")
     loaded, its_tokenizer, origin = _load(model, tokenizer, dtype, name)
-    with _quiet() as stderr, compiled_templates(), _evaluating(loaded):
+    with _evaluation_mode(loaded), _random_state_kept(), _quiet() as stderr:
         by_name = load_tasks(tasks, data_files or {})
+        adapter = _language_model(loaded, its_tokenizer, batch_tokens, stderr if progress else None)
         start = time.perf_counter()
-        results = _evaluate(
-            loaded,
-            its_tokenizer,
-            by_name,
-            _draw(by_name, limit, seed),
-            batch_tokens or _batch_tokens(loaded),
-            stderr if progress else None,
-        )
+        results = _evaluate(adapter, by_name, _draw(by_name, limit, seed))
         seconds = time.perf_counter() - start
-    samples = pd.DataFrame(
-        [_sample(task, item) for task, items in results["samples"].items() for item in items]
-    ).sort_values(["task", "item"], ignore_index=True)
-    record = {
-        "model": origin,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "limit": limit,
-        "seed": seed,
-        "versions": {n: version(n) for n in ("lm_eval", "torch", "transformers")},
-    }
+    samples = _samples(results)
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    versions = {n: version(n) for n in ("lm_eval", "torch", "transformers")}
+    record = {"model": origin, "dtype": dtype, "limit": limit, "seed": seed, "versions": versions}
     return Benchmark(_scores(samples, results, list(by_name), seconds, origin), samples, record)
 
 
@@ -118,28 +108,44 @@ def _load(
     return *models.load(choice, dtype), choice.record()
 
 
-def _evaluate(
+def _language_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    tasks: dict[str, "Task"],
-    samples: dict[str, list[int]] | None,
-    batch_tokens: int,
+    batch_tokens: int | None,
     bar: TextIO | None,
+) -> "LM":
+    from utilities.benchmark.language_model import SharedQuestions  # takes a second
+
+    return SharedQuestions(model, tokenizer, batch_tokens or _batch_tokens(model), bar)
+
+
+def _evaluate(
+    model: "LM", tasks: dict[str, "Task"], samples: dict[str, list[int]] | None
 ) -> dict[str, Any]:
-    """Return the harness's results: `samples`, `versions` and `n-samples`, by task."""
+    """Return the harness's results: `samples`, `versions` and `n-samples`, by task.
+
+    It does what the harness's `simple_evaluate` does; that also asks pip and git for a report on
+    the machine, which takes seconds.
+    """
     from lm_eval import evaluate
 
-    from utilities.benchmark.language_model import SharedQuestions
-
-    # What the harness's `simple_evaluate` does, which also seeds all random number generators, and
-    # asks pip and git for a report on the machine.
+    random.seed(SEEDS["python"])
+    np.random.seed(SEEDS["others"])
+    torch.manual_seed(SEEDS["others"])
     for task in tasks.values():
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
-        task.set_fewshot_seed(FEWSHOT_SEED)
-    language_model = SharedQuestions(model, tokenizer, batch_tokens, bar)
+        task.set_fewshot_seed(SEEDS["others"])
     loaded = {"tasks": tasks, "groups": {}}
-    return evaluate(language_model, loaded, samples=samples, bootstrap_iters=0)
+    with compiled_templates():
+        return evaluate(model, loaded, samples=samples, bootstrap_iters=0)
+
+
+def _samples(results: dict[str, Any]) -> pd.DataFrame:
+    """Return the table `Benchmark.samples`."""
+    samples = results["samples"]
+    table = pd.DataFrame([_sample(task, item) for task in samples for item in samples[task]])
+    return table.sort_values(["task", "item"], ignore_index=True)
 
 
 def _scores(
@@ -241,7 +247,7 @@ def _quiet() -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
     """Put a model into evaluation mode, and back."""
     was_training = model.training
     model.eval()
@@ -249,3 +255,18 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Restore the global random number generators, which the harness and its tasks use."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
