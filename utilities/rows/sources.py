@@ -35,6 +35,7 @@ from utilities.rows.readers import (
     read_saved,
     read_table,
 )
+from utilities.upstream import dataset_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -313,7 +314,7 @@ def fingerprint(source: Source) -> str:
             with open(name, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     if source.method == "load_dataset":
-        digest.update(load_dataset(**source.kwargs)._fingerprint.encode())
+        digest.update(dataset_fingerprint(load_dataset(**source.kwargs)).encode())
     return digest.hexdigest()[:16]
 
 
