@@ -21,7 +21,6 @@ import pandas as pd
 from utilities import models
 from utilities.errors import EvaluationError
 from utilities.evaluation.forgetting_ratio import forgetting
-from utilities.evaluation.page import write_report
 from utilities.evaluation.result import Evaluation
 from utilities.evaluation.settings import BASE, FREQUENT, MODEL, NEAREST, EvaluationConfig
 from utilities.files import fingerprint_of, versions
@@ -207,6 +206,8 @@ class _Work:
         return ratio
 
     def _write(self, evaluation: Evaluation) -> None:
+        from utilities.evaluation.page import write_report
+
         folder, table = self.config.output_dir, evaluation.predictions
         report = {
             **evaluation.record,
