@@ -132,7 +132,7 @@ from utilities.pages import charts, html
 from utilities.planning import plan, ModelShape
 from utilities.prompts import QUESTION_ANSWER, PromptFormat
 from utilities.rows import read_rows, split_rows
-from utilities.scores import bradley_terry, compare, error_counts, mcnemar, prediction_table, score
+from utilities.scores import bootstrap, compare, error_counts, mcnemar, prediction_table, score
 plan("pythia-70m", {"rows": 10, "tokens": 100, "supervised_tokens": 50})
 """
 

@@ -184,7 +184,7 @@ def test_it_learns_to_answer_and_to_stop(tokenizer, data, tmp_path):
 
 def test_a_folder_that_is_no_run_is_never_touched(model, tokenizer, data, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainingError, match="is no run folder, so it stays"):
+    with pytest.raises(TrainingError, match="is not a run folder; it is left untouched"):
         fit(model, tokenizer, data, tmp_path, if_exists="overwrite")
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 

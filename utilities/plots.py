@@ -30,7 +30,7 @@ def _new_figure(*shape: int, **options: Any) -> Iterator[tuple[Figure, Any]]:
 
 
 def loss_curve(history: pd.DataFrame) -> Figure:
-    """Is it learning? Training and validation loss over the steps.
+    """Loss curve of training and validation over the steps: is it learning?
 
     Args:
         history: `step`, `loss`, and `eval_loss` when there was an evaluation; NaN where a step has
@@ -48,7 +48,7 @@ def loss_curve(history: pd.DataFrame) -> Figure:
 
 
 def curves(lines: dict[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
-    """How do several runs compare? One line per name, over 1, 2, 3 …
+    """Line chart with a line per name, over 1, 2, 3 …: how do several runs compare?
 
     Args:
         lines: for each name, its values in order; values that are not finite leave a gap.
@@ -65,7 +65,7 @@ def curves(lines: dict[str, Sequence[float]], xlabel: str, ylabel: str) -> Figur
 
 
 def score_bars(scores: pd.DataFrame, metric: str, label: str = "system") -> Figure:
-    """Which is better, and could it be luck? One bar a row, with its interval.
+    """Bar chart of scores with intervals: which is better, and could it be luck?
 
     Args:
         scores: rows with `metric`, `value`, `low`, `high` (0 to 1), `n`, and the label column.
@@ -85,7 +85,7 @@ def score_bars(scores: pd.DataFrame, metric: str, label: str = "system") -> Figu
 
 
 def arc_figures(figures: pd.DataFrame, curve_of: str = "pythia-70m") -> Figure:
-    """What do models of this family reach? Accuracy over size, and over training, with chance.
+    """Accuracy over size, and over training, with chance: what do models of this family reach?
 
     Args:
         figures: `model`, `step`, `acc`, `acc_stderr` of one task, from `benchmark.published`.
@@ -122,7 +122,7 @@ def _weights_of(model: str) -> float:
 
 
 def length_histogram(lengths: dict[str, Sequence[int]], limit: int | None = None) -> Figure:
-    """How long are the rows? One outline per name, in tokens.
+    """Histogram of lengths in tokens, an outline per name: how long are the rows?
 
     Args:
         lengths: for each name, the token counts of its rows.
@@ -143,7 +143,7 @@ def length_histogram(lengths: dict[str, Sequence[int]], limit: int | None = None
 
 
 def packing_picture(lengths: Sequence[int], bins: Sequence[Sequence[int]], capacity: int) -> Figure:
-    """Where is the padding, and who sees whom? Padded rows, packed rows, and attention in one.
+    """Padded rows, packed rows, and a row's attention mask: where is padding, who sees whom?
 
     Args:
         lengths: of the examples, in tokens.
@@ -187,7 +187,7 @@ def _draw_rows(
 
 
 def audit_chart(summary: pd.DataFrame, budget: pd.DataFrame) -> Figure:
-    """What is wrong with my data, and how much of it? Rows per problem, and what lengths cost.
+    """Bar chart of rows per problem, and what length limits cost: what is wrong with my data?
 
     Args:
         summary: `code`, `rows`, `share` (0 to 1) and `mended`, as `Audit.summary` has them.
@@ -236,7 +236,7 @@ def _draw_budget(axes: Axes, budget: pd.DataFrame) -> None:
 def learning_curve(
     runs: pd.DataFrame, untrained: float | None = None, chance: float = 0.5
 ) -> Figure:
-    """Do more rows still help? The score over the number of rows, with each seed's own score.
+    """Learning curve: score over number of rows, with each seed's: do more rows still help?
 
     Args:
         runs: one row a run: `rows` (trained on), `score` (0 to 1); several runs of each size.

@@ -1,4 +1,4 @@
-"""What the audit reads from its config."""
+"""The config of the audit."""
 
 from typing import Annotated
 
@@ -12,25 +12,25 @@ LIMITS = (64, 128, 256, 512, 1024)
 
 
 class AuditConfig(StrictModel):
-    """What `python -m utilities.audit` reads."""
+    """The config of `python -m utilities.audit`."""
 
     source: ConfigSource
-    """The rows to look at; see `sources.Source`."""
+    """The rows to audit; see `sources.Source`."""
     prompt_format: ConfigPromptFormat = QUESTION_ANSWER
-    """What they are to become."""
+    """How rows become prompt and response."""
     test: ConfigSource | None = None
-    """Rows that must not be trained on; None leaves the question out."""
+    """Test rows, which must not be trained on; null leaves that check out."""
     benchmark: ConfigSource | None = None
-    """Where questions stand that must not be trained on."""
+    """Questions of a benchmark, which must not be trained on; null leaves that check out."""
     benchmark_column: str = "question"
-    """The column of `benchmark` that holds them."""
+    """The column of `benchmark` with the questions."""
     refusals: tuple[str, ...] = ()
-    """Texts that mark a response as turning the question down."""
+    """Texts that mark a response as a refusal; case does not count."""
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
-    """Word overlap (Jaccard) from which two prompts are nearly the same."""
+    """Word overlap (Jaccard) from which two prompts are near duplicates."""
     base_model: ModelName | None = "auto"
-    """Whose tokenizer counts the tokens; None leaves the budget out."""
+    """The model whose tokenizer counts the tokens; null leaves the token budget out."""
     limits: tuple[Annotated[int, Field(ge=3)], ...] = Field(default=LIMITS, min_length=1)
-    """Length limits for the budget, in tokens."""
+    """Length limits for the token budget, in tokens."""
     output_dir: ConfigPath
     """Gets `report.json`, `findings.csv`, `patch.jsonl` and `audit.png`."""

@@ -1,4 +1,4 @@
-"""What the data preparation reads from its config."""
+"""The config of the data preparation."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,22 +15,22 @@ from utilities.rows.splitting import check_sizes
 
 
 class Split(StrictModel):
-    """How rows are divided; see `splitting.split_rows`."""
+    """How rows are divided into parts; see `splitting.split_rows`."""
 
     sizes: dict[Annotated[str, Field(pattern=r"^\w+$")], float] = Field(min_length=1)
     """For each part beside `train`, a share of the rows (below 1) or a number of them."""
     group_by: tuple[str, ...] = ()
-    """Columns; rows that agree in them stay together. By default what is asked is compared, so a
-    question never stands on both sides.
+    """Columns; rows with equal values in them stay in one part. By default the questions are
+    compared, so that no question is in two parts.
     """
     near_duplicates: float | None = Field(default=0.8, gt=0, le=1)
-    """Rows whose questions share this much of their words (Jaccard similarity) stay together too;
-    null leaves that out. It needs the questions in memory.
+    """Rows whose questions share this much of their words (Jaccard similarity) stay in one part
+    too; null turns that off. It needs the questions in memory.
     """
     stratify_by: str | None = None
     """A column; each part gets its share of every value."""
     seed: int = Field(default=42, ge=0)
-    """Another seed gives another split."""
+    """Of the random split."""
 
     @field_validator("sizes")
     @classmethod
@@ -39,7 +39,8 @@ class Split(StrictModel):
         return sizes
 
 
-WRITERS = {
+# For each method, the keys of `kwargs` that it needs, and those that it takes.
+WRITERS: dict[str, tuple[set[str], set[str]]] = {
     "save_to_disk": ({"dataset_path"}, set()),
     "parquet": ({"dataset_path"}, set()),
     "push_to_hub": ({"dataset_path", "repo_id"}, {"private", "revision", "commit_message"}),
@@ -47,14 +48,14 @@ WRITERS = {
 
 
 class Writer(StrictModel):
-    """Where the dataset goes."""
+    """How and where the dataset is written."""
 
     method: Literal["save_to_disk", "parquet", "push_to_hub"] = "save_to_disk"
-    """`save_to_disk` (for `datasets.load_from_disk`, and the fastest), `parquet` (for any other
-    tool), or `push_to_hub`, which writes to the disk first.
+    """`save_to_disk` (for `datasets.load_from_disk`), `parquet` (for any other tool), or
+    `push_to_hub`, which writes to the disk first.
     """
     kwargs: dict[str, Any]
-    """`dataset_path`, the folder to make. For the hub also `repo_id`, and `private`, `revision` or
+    """`dataset_path`, the folder to write. For the hub also `repo_id`, and `private`, `revision` or
     `commit_message`; the access token comes from the variable HF_TOKEN.
     """
 
@@ -76,37 +77,37 @@ class Writer(StrictModel):
 
 
 class DataprepConfig(StrictModel):
-    """What `python -m utilities.dataprep` reads."""
+    """The config of `python -m utilities.dataprep`."""
 
     source: ConfigSource
-    """Where the rows are; see `sources.Source`."""
+    """The rows; see `sources.Source`."""
     base_model: ModelName = "auto"
-    """Whose tokenizer makes the ids; train the same model."""
+    """The model whose tokenizer is used; train the same model."""
     prompt_format: ConfigPromptFormat = QUESTION_ANSWER
-    """How a row becomes text."""
+    """How a row becomes prompt and response."""
     max_length: int = Field(default=512, ge=3)
-    """Tokens a row may have, prompt, response and end together."""
+    """Tokens of a row at most: prompt, response and end-of-text together."""
     shorten: Shorten = "prompt_left"
-    """What a longer row loses; see `tokenization.Shorten`."""
+    """How a longer row is truncated; see `tokenization.Shorten`."""
     packing: Literal["none", "best_fit", "pad"] = "none"
-    """`none` (a row is an example, padding is left to training), `best_fit` (rows of
-    `packed_length` tokens, several examples in each), or `pad` (rows padded to it).
+    """`none` (each row is one example, padded during training), `best_fit` (several examples in
+    each row of `packed_length` tokens), or `pad` (each example padded to `packed_length`).
     """
     packed_length: int | None = Field(default=None, ge=3)
-    """Tokens of a packed or padded row; null stands for `max_length`."""
+    """Tokens of a packed or padded row; null: `max_length`."""
     split: Split | None = None
-    """How to divide the rows; null keeps them together."""
+    """How rows are divided into parts; null: all are `train`."""
     writer: Writer
-    """Where the dataset goes."""
+    """How and where the dataset is written."""
     rows_per_shard: int = Field(default=10_000, ge=1)
-    """Rows of the source that are handled at a time."""
+    """Rows of the source that are tokenized at a time."""
     num_proc: int = Field(default=1, ge=1)
-    """Processes. One uses every core for tokenizing already; more help where reading and formatting
+    """Processes. One already uses all cores for tokenizing; more help where reading and formatting
     take longer than that.
     """
     if_exists: IfExists = "refuse"
-    """What to do with a dataset that is there: `refuse`; `reuse` it when its fingerprint is the
-    same, and make it anew when it is not; or `overwrite` it.
+    """What to do when the dataset exists: `refuse`; `reuse` it if its fingerprint is the same, and
+    else replace it; or `overwrite` it.
     """
 
     @field_validator("packed_length")

@@ -330,6 +330,11 @@ def features_from(
     )
 
 
+def row_lengths(features: Dataset) -> list[int]:
+    """Return the number of tokens in each row of features."""
+    return pc.list_value_length(features.with_format("arrow")[:]["input_ids"]).to_pylist()
+
+
 def features_fingerprint(features: Dataset) -> str:
     """Return a hash of all that training sees of features: ids, labels and positions."""
     columns = [c for c in ("input_ids", "labels", "position_ids") if c in features.features]

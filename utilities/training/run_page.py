@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from utilities.files import atomic_write
 from utilities.pages import html
 from utilities.pages.charts import Line, LineChart, history_charts, line_charts, series, thinned
 from utilities.scores.metrics import is_exact_match
@@ -40,23 +41,26 @@ def write_dashboard(run: Run, others: Sequence[Run] = ()) -> Path:
     record = defaultdict(dict, recorded)  # a missing block reads as an empty one
     runs = [run, *others] if others else []
     preflight = pd.DataFrame(record["preflight"], columns=["check", "value", "verdict"])
-    return html.write_page(
-        run.folder / RUN_PAGE,
-        "training/run_page.html.jinja",
-        title=run.folder.name,
-        cards=_cards(record, run.history),
-        record=record,
-        weights=_weights(record),
-        preflight=preflight.rename(columns={"value": "found"}),
-        charts=history_charts(run.history, record["best"].get("step")),
-        history=thinned(run.history.dropna(axis="columns", how="all")),
-        samples=_samples(run.samples),
-        runs=compare_runs(runs),
-        runs_charts=_losses(runs),
-        data=_data(record),
-        speed=_speed(record),
-        settings=html.flatten(record["settings"]),
-    )
+    path = run.folder / RUN_PAGE
+    with atomic_write(path) as file:
+        html.write_page(
+            file,
+            "training/run_page.html.jinja",
+            title=run.folder.name,
+            cards=_cards(record, run.history),
+            record=record,
+            weights=_weights(record),
+            preflight=preflight.rename(columns={"value": "found"}),
+            charts=history_charts(run.history, record["best"].get("step")),
+            history=thinned(run.history.dropna(axis="columns", how="all")),
+            samples=_samples(run.samples),
+            runs=compare_runs(runs),
+            runs_charts=_losses(runs),
+            data=_data(record),
+            speed=_speed(record),
+            settings=html.flatten(record["settings"]),
+        )
+    return path
 
 
 def _cards(record: Record, history: pd.DataFrame) -> list[tuple[str, str, str]]:

@@ -13,9 +13,10 @@ from torch import nn
 from transformers.trainer_utils import rotate_checkpoints
 
 from utilities.errors import PlanningError, TrainingError
-from utilities.features.tokenization import IGNORE_INDEX
+from utilities.features.tokenization import IGNORE_INDEX, row_lengths
 from utilities.models import adapters
 from utilities.models.loading import without_progress_bars
+from utilities.models.modes import evaluation_mode
 from utilities.models.output_head import has_plain_head
 from utilities.planning.model_sizes import ModelShape, step_flops
 from utilities.training import checkpoints
@@ -24,7 +25,6 @@ from utilities.training.batches import (
     RowsByChoice,
     StepBatches,
     into_passes,
-    row_lengths,
 )
 from utilities.training.callbacks import ExactResuming, Samples
 from utilities.training.loss import SupervisedLoss, supervised_loss
@@ -255,8 +255,6 @@ class SupervisedTrainer(transformers.Trainer):
         features = self.eval_dataset if eval_dataset is None else eval_dataset
         if not features:
             raise TrainingError("there is nothing to evaluate on; give eval_data (`validation`)")
-        was_training = self.model.training
-        self.model.eval()
         rows = RowsByChoice(features)
         passes = into_passes(
             row_lengths(features),
@@ -265,13 +263,13 @@ class SupervisedTrainer(transformers.Trainer):
             self.args.per_device_eval_batch_size,
         )
         sums, processes = LossSums(), self.args.world_size
-        for start in range(0, len(passes), processes):
-            mine = start + self.args.process_index
-            counts = mine < len(passes)
-            chosen = passes[mine if counts else 0]
-            batch = self.data_collator([rows[RowChoice(index, counts)] for index in chosen])
-            self._add_evaluation(sums, self._prepare_inputs(batch))
-        self.model.train(was_training)
+        with evaluation_mode(self.model):
+            for start in range(0, len(passes), processes):
+                mine = start + self.args.process_index
+                counts = mine < len(passes)
+                chosen = passes[mine if counts else 0]
+                batch = self.data_collator([rows[RowChoice(index, counts)] for index in chosen])
+                self._add_evaluation(sums, self._prepare_inputs(batch))
         metrics = sums.drain(self.accelerator).losses(f"{metric_key_prefix}_loss", total=True)
         metrics |= {
             f"{metric_key_prefix}_{name}": value

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from utilities import plots
 from utilities.config import StrictModel
 from utilities.errors import TrainingError
-from utilities.files import is_in_the_way, replace_folder
+from utilities.files import ResultKind, is_in_the_way, partial_path, replace_folder
 from utilities.models import adapters
 from utilities.models.adapters import Lora
 from utilities.models.loading import without_progress_bars
@@ -34,12 +34,15 @@ logger = logging.getLogger(__name__)
 UNFINISHED = "unfinished.json"
 
 
+RUN_FOLDER = ResultKind("run folder", RUN_RECORD, "output_dir", TrainingError)
+
+
 class UnfinishedRun:
     """The place of a run: its folder, and the unfinished one that it grows in."""
 
     def __init__(self, settings: Settings, folder: Path, has_validation: bool):
         self.folder = folder
-        self.partial = folder.with_name(folder.name + ".partial")
+        self.partial = partial_path(folder)
         self.if_exists = settings.if_exists
         self.arguments = settings.arguments(has_validation)
         self.record: dict[str, Any] = {}
@@ -49,21 +52,9 @@ class UnfinishedRun:
         return first_finds(self._finished)
 
     def _finished(self) -> Run | None:
-        if is_in_the_way(self.folder, RUN_RECORD):
-            raise TrainingError(
-                f"{self.folder} is there and is no run folder, so it stays; "
-                "choose another output_dir"
-            )
-        if self.folder.exists() and self.if_exists == "refuse":
-            raise TrainingError(
-                f"{self.folder} exists already; choose another output_dir, "
-                "or set if_exists to `reuse` or `overwrite`"
-            )
-        if self.if_exists == "reuse" and (self.folder / RUN_RECORD).is_file():
-            run = Run.load(self.folder)
-            if run.record["fingerprint"] == self.record["fingerprint"]:
-                return run
-        return None
+        RUN_FOLDER.check_writable(self.folder, self.if_exists)
+        fingerprint = self.record["fingerprint"]
+        return RUN_FOLDER.reusable(self.folder, self.if_exists, fingerprint, Run.load)
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Path | None]:
