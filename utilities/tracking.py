@@ -31,6 +31,16 @@ class Tracking(StrictModel):
     """Name of the run; null for the name of the run folder."""
 
 
+def check_installed(tracking: Tracking) -> None:
+    """Raise a `TrackingError` unless the tracker's package is installed."""
+    tracker = tracking.tracker
+    if importlib.util.find_spec(tracker) is None:
+        raise TrackingError(
+            f"the tracker {tracker} is not installed; run `pip install {tracker}`, "
+            "or leave `tracking` out"
+        )
+
+
 @contextlib.contextmanager
 def tracked(tracking: Tracking | None, folder: Path, name: str) -> Iterator[dict[str, Any]]:
     """Yield the fields of `TrainingArguments` that a tracker needs; its files go into the folder.
@@ -43,12 +53,8 @@ def tracked(tracking: Tracking | None, folder: Path, name: str) -> Iterator[dict
     if tracking is None:
         yield {"report_to": "none"}
         return
+    check_installed(tracking)
     tracker = tracking.tracker
-    if importlib.util.find_spec(tracker) is None:
-        raise TrackingError(
-            f"the tracker {tracker} is not installed; run `pip install {tracker}`, "
-            "or leave `tracking` out"
-        )
     wanted = {
         "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard"),
         "TRACKIO_DIR": str(folder / "trackio"),

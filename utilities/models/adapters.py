@@ -4,6 +4,9 @@ A layer's weight W is frozen; the product B·A, of rank `r`, is added to it, sca
 (Hu et al. 2021, arXiv:2106.09685). Merging adds the scaled B·A to W, and leaves a plain model.
 """
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -67,10 +70,20 @@ def attach(model: "PreTrainedModel", lora: Lora) -> "PreTrainedModel":
         task_type="CAUSAL_LM",
     )
     try:
-        # A PeftModel forwards what it does not define itself to the model that it wraps.
-        return cast("PreTrainedModel", get_peft_model(model, config))
+        with _without_peft_warning():
+            # A PeftModel forwards what it does not define itself to the model that it wraps.
+            return cast("PreTrainedModel", get_peft_model(model, config))
     except ValueError as error:
         raise AdapterError(f"targets {list(lora.targets)}: {error}") from None
+
+
+@contextlib.contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """Context manager: hide that peft 0.21 uses a name which transformers 5.23 has deprecated."""
+    with warnings.catch_warnings():
+        message = "`is_gradient_checkpointing` is deprecated"
+        warnings.filterwarnings("ignore", message, FutureWarning)
+        yield
 
 
 def is_adapter(folder: Path) -> bool:

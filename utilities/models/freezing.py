@@ -1,4 +1,4 @@
-"""Freezing: which weights of a model are trained, and which stay as they are."""
+"""Freezing: which weights of a model are trained, and which are not."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
@@ -18,21 +18,20 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 class Freeze(StrictModel):
-    """Which weights stay as they are."""
+    """The weights to freeze."""
 
     groups: tuple[Group, ...]
-    """Of weights to freeze."""
+    """Groups of weights to freeze."""
     keep: tuple[str, ...] = ()
-    """Parts of the model that are trained all the same, by name, such as `layers.5` or `lm_head`.
-    """
+    """Names of parts of the model to train in any case, such as `layers.5` or `lm_head`."""
 
 
 def weight_groups(model: "nn.Module") -> dict[str, Group]:
-    """Return the group of each weight by its name.
+    """Return the group of each weight, by the weight's name.
 
-    It follows from what the weight belongs to: an embedding (with the output head, where that
-    shares its weights), a norm, an attention block, a feed-forward block, or something else, such
-    as an output head of its own.
+    The group follows from the module that the weight belongs to: an embedding (also the output
+    head, if it is tied to the embedding), a norm, an attention block, a feed-forward block, or
+    something else, such as an untied output head.
     """
     groups: dict[str, Group] = {}
     kinds = {name: type(module) for name, module in model.named_modules()}
@@ -44,7 +43,7 @@ def weight_groups(model: "nn.Module") -> dict[str, Group]:
 
 
 def _group_of(owners: Sequence[type]) -> Group:
-    """Decide by the module that holds the weight, then by those around it."""
+    """Return the group by the class of the weight's module, then of the modules around it."""
     from torch import nn
 
     if issubclass(owners[0], nn.Embedding):
@@ -63,7 +62,7 @@ def freeze(model: "nn.Module", choice: Freeze) -> None:
     """Freeze weights of a model in place; the others are trained.
 
     Raises:
-        FreezingError: `keep` names what the model does not have, or nothing is left to train.
+        FreezingError: `keep` names a part that the model does not have, or all weights are frozen.
 
     Example:
         `freeze(model, Freeze(groups=["embeddings", "attention"], keep=["layers.5"]))`
@@ -83,14 +82,15 @@ def freeze(model: "nn.Module", choice: Freeze) -> None:
 
 
 def _weights_in(part: str, names: Sequence[str]) -> list[str]:
-    """Return the weights below a part, whose name may leave out what stands before it."""
+    """Return the weights inside a part; the part's name may lack its first components."""
     return [name for name in names if f".{part}." in f".{name}."]
 
 
 def trained_weights(model: "nn.Module") -> "pd.DataFrame":
-    """Return what is trained: `group`, `weights`, `trained` (numbers) and `share` (0 to 1).
+    """Return a table of trained weights: `group`, `weights`, `trained` and `share` (0 to 1).
 
-    A weight that two parts share counts once. The last line is the sum.
+    `weights` and `trained` are numbers of parameters; tied weights count once. The last row is the
+    sum over all groups.
     """
     import pandas as pd
 

@@ -86,6 +86,7 @@ def memory(
     trained_layers: int | None = None,
     rank: int = 8,
     base: Precision = "fp32",
+    trained: int | None = None,
 ) -> Memory:
     """Return the bytes that training needs on one machine.
 
@@ -120,6 +121,8 @@ def memory(
         optimizer: a name in `OPTIMIZER_BYTES`.
         activation_checkpointing: layers keep their input alone.
         base: what frozen weights under adapters are held in.
+        trained: number of weights that are trained, where a model tells it; None for what follows
+            from `method`, `trained_layers` and `rank`.
 
     Raises:
         PlanningError: a number makes no sense, or a name is unknown.
@@ -128,7 +131,9 @@ def memory(
         >>> print(memory(ModelShape.of("pythia-70m"), rows=8, row_length=64))
         1.34 GB: weights 0.28, gradients 0.28, optimizer 0.56, activations 0.11, logits 0.10
     """
-    depth, trained, adapters = trained_part(shape, method, trained_layers, rank)
+    depth, own, adapters = trained_part(shape, method, trained_layers, rank)
+    if trained is not None:
+        own, adapters = (0, trained) if method == "lora" else (trained, 0)
     check_positive(rows=rows, row_length=row_length)
     check_name("optimizer", optimizer, OPTIMIZER_BYTES)
     check_name("precision", precision, get_args(Precision))
@@ -149,8 +154,8 @@ def memory(
     return Memory(
         weights=shape.weights * (4 if base == "fp32" else 2),
         copies=round(2 * copied) if autocast and base == "fp32" else 0,
-        gradients=4 * trained,
-        optimizer=OPTIMIZER_BYTES[optimizer] * trained,
+        gradients=4 * own,
+        optimizer=OPTIMIZER_BYTES[optimizer] * own,
         adapters=(8 + OPTIMIZER_BYTES[optimizer]) * adapters,
         activations=round(tokens * per_token),
         logits=round(min(tokens * shape.vocabulary, LOGITS)) * (6 if autocast else 4),

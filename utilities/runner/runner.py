@@ -32,6 +32,7 @@ from utilities.runner.loaded_model import RUNS, LoadedModel, choose_run, saved_f
 from utilities.training.run import train
 from utilities.training.run_folder import Run
 from utilities.training.run_page import write_dashboard
+from utilities.training.settings import Settings
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -170,7 +171,7 @@ class BasicModelRunner:
             prompt_format: how a row becomes text; by default the model's own, else
                 `question_answer`.
             max_length: tokens a row may have; see `tokenization.tokenize_rows`.
-            settings: as `training.train` takes them, such as `learning_rate=1e-4`.
+            settings: as `training.Settings.of` takes them, such as `learning_rate=1e-4`.
 
         Raises:
             RunnerError: no data were loaded, or the format has no place for them.
@@ -183,6 +184,7 @@ class BasicModelRunner:
             )
         if is_public is not None:
             sys.stdout.write("Everything stays on this machine; is_public changes nothing.\n")
+        checked = Settings.of(**{"if_exists": "reuse", **settings})
         model, tokenizer = models.load(self.base)
         if isinstance(prompt_format, str):
             prompt_format = get_format(prompt_format)
@@ -194,10 +196,10 @@ class BasicModelRunner:
             tokenizer,
             features["train"],
             self._place(prompt_format, max_length, settings),
+            checked,
             prompt_format=prompt_format,
             choice=self.base,
             eval_data=features["test"],
-            **{"if_exists": "reuse", **settings},
         )
         self._held_out, self._loaded = parts["test"], None  # what was saved will answer
         folder = self.run.folder

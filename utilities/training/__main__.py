@@ -11,8 +11,6 @@ from utilities.training.settings import TrainingConfig
 
 
 def _work(config: TrainingConfig) -> None:
-    from accelerate import PartialState
-
     from utilities.training.distributed import processes
     from utilities.training.run import run_training
 
@@ -31,7 +29,7 @@ def _work(config: TrainingConfig) -> None:
             f"wrote:    {run.folder}",
         ]
         sys.stdout.write("\n".join(lines) + "\n")
-    PartialState().destroy_process_group()
+    processes().destroy_process_group()
 
 
 def _config_for(source: dict[str, Any], name: str) -> dict[str, Any]:
@@ -55,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     """Train from a config file."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         return command_line(COMMAND, argv)
-    from utilities.training.distributed import in_the_background
+    from utilities.training.distributed import with_buffered_stderr
 
-    return in_the_background(lambda: command_line(COMMAND, argv))
+    return with_buffered_stderr(lambda: command_line(COMMAND, argv))
 
 
 if __name__ == "__main__":
