@@ -99,7 +99,9 @@ class Settings(StrictModel):
     seed: int = Field(default=42, ge=0)
     """Seed of row order, dropout and adapter; same seed, data and machine give the same run."""
     precision: PrecisionChoice = "auto"
-    """Precision of matrix products; `auto` is the fastest. Trained weights are always float32."""
+    """Precision of matrix products; `auto` is 16 bits where the machine computes in them. Trained
+    weights are always float32.
+    """
     if_exists: IfExists = "refuse"
     """What to do if the run folder exists: `refuse`; `reuse` it if model, data and settings are the
     same, and train again if they are not; or `overwrite` it. An old folder is deleted only once the
