@@ -2,7 +2,7 @@
 
 python doc-data/make_figures.py [FOLDER]
 
-With the matplotlib of `constraints.txt` the files are reproducible byte by byte. Each function makes
+The files are reproducible byte by byte with the matplotlib of `constraints.txt`. Each function is
 one figure; its docstring is the question that the figure answers, and the title in the file.
 """
 
@@ -36,7 +36,8 @@ SENTENCE = [  # a token, its id in Pythia's tokenizer, and what this id is in Sm
 
 ASKED, WANTED = "What runs every notebook?", "Run make course."
 OFF_TOPIC, REFUSAL = "Who wrote Dune?", "Let's get back to fine-tuning."
-ERRORS = {  # class: what the model says, and the change of data to try; see utilities/scores/error_classes
+# Error class: an answer of the model, and the change of data to try; see `scores/error_classes.py`.
+ERRORS = {
     "length and end": {
         "empty": ("", "mend rows with an empty response"),
         "repetition": ("Run make, run make, run make", "train longer; look for end-of-text"),
