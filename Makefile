@@ -2,16 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: course test bench lab clean help
+.PHONY: course test bench schemas lab clean help
 .DEFAULT_GOAL := help
 
 course: .venv/ready  ## execute every notebook in order; pages in build/course/
 	COURSE_PROFILE=$${COURSE_PROFILE:-class} $(BIN)/python execute_notebooks.py
 
-test: .venv/ready  ## lint, unit tests, and every notebook in profile ci
+test: .venv/ready  ## lint, types, unit tests, and every notebook in profile ci
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 	COURSE_PROFILE=ci $(BIN)/pytest --nbmake notebooks
 
@@ -19,11 +20,16 @@ bench: .venv/ready  ## measure fine-tuning against other tools; see benchmarks/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
 	$(BIN)/python benchmarks/training.py
 
+schemas: .venv/ready  ## write configs/schemas/ again, after a change of a config model
+	for name in audit dataprep training evaluation benchmark; do \
+	  $(BIN)/python -m utilities.$$name --schema > configs/schemas/$$name.json || exit 1; \
+	done
+
 lab: .venv/ready  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 clean:  ## remove what was built; keeps .venv and the model cache
-	rm -rf build dist runs notebooks/runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist runs notebooks/runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 help:  ## this list

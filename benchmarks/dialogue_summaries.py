@@ -25,6 +25,7 @@ from utilities.prompts.built_in import USER_ASSISTANT
 from utilities.prompts.template import TemplateFormat
 from utilities.rows.sources import read_rows
 from utilities.training.run import train
+from utilities.training.settings import Settings
 
 FORMAT = TemplateFormat(
     name="dialogue_summary",
@@ -82,12 +83,10 @@ def main() -> int:
             tokenizer,
             data,
             Path(folder) / "run",
+            Settings.of(seed=SEED, num_train_epochs=1, learning_rate=1e-4),
             prompt_format=FORMAT,
             choice=choice,
             eval_data=validation,
-            seed=SEED,
-            num_train_epochs=1,
-            learning_rate=1e-4,
         )
     tuned = summarize()
     print(f"\n{choice}\ntrained in {run.record['seconds']} s; {len(rows)} test dialogues\n")

@@ -60,6 +60,7 @@ from utilities.devices import device, resolve_precision
 from utilities.features.tokenization import IGNORE_INDEX, TokenizedExamples, tokenize_examples
 from utilities.prompts.built_in import QUESTION_ANSWER
 from utilities.training.run import train
+from utilities.training.settings import Settings
 
 ROWS, VALIDATION_ROWS = 200, 64
 MAX_LENGTH, PACKED_LENGTH = 2048, 768
@@ -162,9 +163,16 @@ def this_package(job: Job, lora: bool = False) -> PreTrainedModel:
     from utilities.models.adapters import Lora
 
     method = {"lora": Lora(r=8, alpha=16, dropout=0.0, merge=True)} if lora else {}
-    about = {"prompt_format": QUESTION_ANSWER, "choice": job.choice, "precision": job.precision}
-    settings = {**job.arguments(lora), **method, **about, "seed": SEED, "callbacks": [job.clock]}
-    run = train(job.model, job.tokenizer, job.data, job.folder / "run", **settings)
+    run = train(
+        job.model,
+        job.tokenizer,
+        job.data,
+        job.folder / "run",
+        Settings.of(**job.arguments(lora), **method, precision=job.precision, seed=SEED),
+        prompt_format=QUESTION_ANSWER,
+        choice=job.choice,
+        callbacks=[job.clock],
+    )
     return models.load(str(run.folder))[0]
 
 
@@ -278,7 +286,7 @@ def measure_overhead(options: argparse.Namespace, folder: Path) -> None:
     clock = _Clock(tokenizer.pad_token_id)
     about = {"prompt_format": QUESTION_ANSWER, "choice": choice, "callbacks": [clock]}
     begin = time.perf_counter()
-    train(model, tokenizer, data, folder, num_train_epochs=5, logging_steps=5, **about)
+    train(model, tokenizer, data, folder, Settings.of(num_train_epochs=5), **about)
     whole = time.perf_counter() - begin
     part = (whole - clock.seconds) / whole
     write_line(

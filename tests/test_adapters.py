@@ -56,6 +56,25 @@ def test_only_the_adapter_is_trained(base, tokenizer, data, tmp_path):
     assert run.record["method"] == "lora"
 
 
+@pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning")
+def test_training_an_adapter_uses_no_deprecated_name(base, tokenizer, data, tmp_path):
+    _, choice = base
+    options = {"max_tokens": 20, "activation_checkpointing": True}
+    for number in range(2):  # with checkpointing of all passes, and of those of long rows
+        fit(
+            models.load(choice)[0],
+            tokenizer,
+            data,
+            tmp_path / str(number),
+            lora=Lora(r=2, merge=bool(number)),
+            choice=choice,
+            max_steps=1,
+            **options,
+        )
+        options.pop("activation_checkpointing", None)
+    models.load(str(tmp_path / "0"))
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_run_loads_as_the_model_in_memory_answers(base, tokenizer, data, tmp_path, merge):
     model, choice = base

@@ -18,7 +18,7 @@ def steps(**options):
     assert len({len(list(batches)) for batches in each} | {len(b) for b in each}) == 1
     together = []
     for batches in zip(*each, strict=True):
-        together.append([c.index for batch in batches for c in batch if c.learned])
+        together.append([c.row for batch in batches for c in batch if c.learned])
         assert all(batches), "a process would wait for another"
     size = accumulation
     return [

@@ -33,6 +33,6 @@ def test_the_newest_is_that_of_the_most_steps(checkpoint, tmp_path, caplog):
         (tmp_path / name).mkdir()
     names = [path.name for path in checkpoints.of_run(tmp_path)]
     assert names == ["checkpoint-100", "checkpoint-10", "checkpoint-9"]
-    assert checkpoints.newest_whole(tmp_path) == checkpoint
+    assert checkpoints.newest_complete(tmp_path) == checkpoint
     assert "checkpoint-100 is not used: it was not finished" in caplog.text
-    assert checkpoints.newest_whole(tmp_path / "other") is None
+    assert checkpoints.newest_complete(tmp_path / "other") is None

@@ -29,7 +29,7 @@ from utilities.prompts.built_in import QUESTION_ANSWER
 from utilities.training import __main__, checkpoints, distributed
 from utilities.training.run import run_training
 from utilities.training.run_folder import Run
-from utilities.training.settings import TrainingConfig, make_training_arguments
+from utilities.training.settings import Settings, TrainingConfig, make_training_arguments
 from utilities.training.trainer import SupervisedTrainer
 
 CONFIGS = ROOT / "configs" / "accelerate"
@@ -137,7 +137,7 @@ def cut_off(folder):
         time.sleep(0.01)
     kill(process)
     err = process.communicate()[1]
-    newest = checkpoints.newest_whole(written)
+    newest = checkpoints.newest_complete(written)
     assert newest, err
     return newest.name
 
@@ -187,7 +187,8 @@ def evaluations(folder, trained_on):
         trainer = SupervisedTrainer(
             model=model,
             args=make_training_arguments(
-                folder / trained_on, precision="fp32", per_device_eval_batch_size=1
+                folder / trained_on,
+                Settings.of(precision="fp32", per_device_eval_batch_size=1),
             ),
             eval_dataset=features.select(range(rows)),
             data_collator=PaddingCollator(tokenizer.pad_token_id),
@@ -277,7 +278,7 @@ def test_only_the_first_process_writes_and_speaks(several):
     assert runs >= {"cut", "whole", *(f"{name}_2" for name in SHAPES)}
     assert not [path.name for path in folder.iterdir() if path.suffix in (".partial", ".lock")]
     assert done.out.count("model:    gpt_neox") == done.out.count("wrote:") == 1
-    assert done.err.count("going on from checkpoint-") == 1
+    assert done.err.count("resuming from checkpoint-") == 1
 
 
 def test_all_processes_are_refused_or_given_the_run_that_is_there(several):
@@ -290,7 +291,7 @@ def test_all_processes_are_refused_or_given_the_run_that_is_there(several):
 
 def test_a_run_of_two_processes_goes_on_after_it_was_killed(several):
     folder, left, done = several
-    assert f"going on from {left} " in done.err
+    assert f"resuming from {left} " in done.err
     cut, whole = Run.load(folder / "cut"), Run.load(folder / "whole")
     columns = [name for name in whole.history if name != "seconds"]
     assert cut.history[columns].equals(whole.history[columns])
@@ -323,7 +324,7 @@ def test_what_is_left_of_a_run_without_checkpoints_is_in_nobody_s_way(tokenizer,
 def test_the_config_decides_the_precision_not_the_launcher(monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     for precision, expected in [("fp32", "no"), ("bf16", "bf16")]:
-        arguments = make_training_arguments(tmp_path, precision=precision)
+        arguments = make_training_arguments(tmp_path, Settings(precision=precision))
         assert arguments.mixed_precision == expected
 
 
@@ -332,11 +333,11 @@ def test_another_process_speaks_only_when_it_fails(monkeypatch):
         sys.stderr.write("error: my own fault\n")
         return status
 
-    monkeypatch.setattr(distributed, "SECONDS_OF_SILENCE", 0)
+    monkeypatch.setattr(distributed, "SECONDS_BEFORE_SPEAKING", 0)
     for status, expected in [(0, ""), (2, "error: my own fault\n")]:
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
-            assert distributed.in_the_background(work) == status
+            assert distributed.with_buffered_stderr(work) == status
         assert said.getvalue() == expected
 
 

@@ -13,7 +13,7 @@ from utilities.models.freezing import GROUPS, Freeze, freeze, trained_weights, w
 from utilities.prompts.built_in import QUESTION_ANSWER
 from utilities.training.run import run_training, train
 from utilities.training.run_folder import Run
-from utilities.training.settings import TrainingConfig
+from utilities.training.settings import Settings, TrainingConfig
 
 SIZES = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
@@ -58,13 +58,11 @@ def run(model, tokenizer, folder, frozen):
         tokenizer,
         data,
         folder,
+        Settings.of(
+            precision="fp32", freeze=frozen, max_steps=3, learning_rate=1e-2, disable_tqdm=True
+        ),
         prompt_format=QUESTION_ANSWER,
         choice=ModelChoice("tiny", "folder", "a test made it"),
-        precision="fp32",
-        freeze=frozen,
-        max_steps=3,
-        learning_rate=1e-2,
-        disable_tqdm=True,
     )
 
 

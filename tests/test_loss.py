@@ -5,7 +5,7 @@ from torch.nn import functional
 from tests.conftest import ROWS, tiny_model
 from utilities.features.collation import PaddingCollator
 from utilities.features.tokenization import IGNORE_INDEX, tokenize_examples
-from utilities.models.output_head import has_plain_head
+from utilities.models.output_head import has_plain_head, replaced_forward
 from utilities.prompts.built_in import QUESTION_ANSWER
 from utilities.training import loss as module
 from utilities.training.loss import supervised_loss
@@ -135,3 +135,14 @@ def test_a_head_with_a_bias_learns_all_the_same(batch):
     expected = model(**batch).loss
     found = supervised_loss(model, model.get_output_embeddings(), **batch)
     assert found.nats.mean().item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_replaced_forward_gives_the_earlier_one_back():
+    layer, ones = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    own = layer(ones)
+    with replaced_forward(layer, lambda hidden: hidden):
+        with pytest.raises(ZeroDivisionError), replaced_forward(layer, lambda hidden: 2 * hidden):
+            assert torch.equal(layer(ones), 2 * ones)
+            raise ZeroDivisionError
+        assert torch.equal(layer(ones), ones)
+    assert torch.equal(layer(ones), own) and "forward" not in vars(layer)

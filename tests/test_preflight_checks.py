@@ -5,15 +5,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.conftest import ROWS, tiny_model
 from tests.test_training import fit
 from utilities.devices import available_memory
 from utilities.errors import TrainingError
 from utilities.features.tokenization import tokenize_examples
+from utilities.models.freezing import GROUPS
+from utilities.planning.model_sizes import ModelShape
+from utilities.planning.planner import OPTIMIZER_BYTES, memory
 from utilities.prompts.built_in import QUESTION_ANSWER
 from utilities.training import preflight_checks
 from utilities.training.preflight_checks import check_data
+from utilities.training.settings import Settings, make_training_arguments
+from utilities.training.trainer import SupervisedTrainer
 
 
 @pytest.fixture
@@ -140,3 +146,102 @@ def test_memory_that_will_hardly_suffice(tokenizer, data, tmp_path, monkeypatch)
 
 def test_what_is_free_is_a_plausible_number():
     assert 1e8 < available_memory(torch.device("cpu")) < 1e14
+
+
+FULL = {"method": "full"}
+MEMORY = {
+    "full": ({}, FULL),
+    "checkpointing": (
+        {"activation_checkpointing": True},
+        {**FULL, "activation_checkpointing": True},
+    ),
+    "adafactor": ({"optim": "adafactor"}, {**FULL, "optimizer": "adafactor"}),
+    "sgd": ({"optim": "sgd"}, {**FULL, "optimizer": "sgd"}),
+    "bf16": ({"precision": "bf16"}, {**FULL, "precision": "bf16"}),
+    "freeze": (
+        {"freeze": {"groups": ["embeddings"]}},
+        {"method": "freeze", "trained_layers": 2},
+    ),
+    "freeze all but the last layer": (
+        {"freeze": {"groups": list(GROUPS), "keep": ["layers.1"]}},
+        {"method": "freeze", "trained_layers": 1},
+    ),
+    "lora": ({"lora": {"r": 4}}, {"method": "lora", "rank": 4}),
+    "lora on one matrix": (
+        {"lora": {"r": 4, "targets": ["q_proj"]}},
+        {"method": "lora", "rank": 4},
+    ),
+    "lora on 16 bits": (
+        {"lora": {"r": 4, "base_dtype": "bfloat16"}},
+        {"method": "lora", "rank": 4, "base": "bf16"},
+    ),
+}
+
+
+def memory_model(settings):
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    config = AutoConfig.for_model("llama", **sizes, num_hidden_layers=2, vocab_size=1000)
+    dtype = getattr(torch, settings.get("lora", {}).get("base_dtype", "float32"))
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+@pytest.mark.parametrize("case", MEMORY)
+def test_memory_is_that_of_planning_with_the_same_settings(
+    case, tokenizer, data, tmp_path, monkeypatch
+):
+    settings, arguments = MEMORY[case]
+    totals = []
+
+    def note(*positional, original=preflight_checks.memory, **named):
+        totals.append(original(*positional, **named).total)
+        return SimpleNamespace(total=1000 * totals[0])  # so that a small model counts in GB
+
+    monkeypatch.setattr(preflight_checks, "memory", note)
+    model = memory_model(settings)
+    shape = ModelShape.of(model)
+    run = fit(model, tokenizer, data, tmp_path / "run", max_steps=1, **settings)
+    line = next(line for line in run.record["preflight"] if line["check"] == "memory")
+    sizes = {"rows": 8, "row_length": max(len(ids) for ids in data.features["input_ids"])}
+    trained = run.record["weights"][-1]["trained"]
+    needed = memory(shape, trained=trained, **sizes, **arguments).total
+    assert totals == [needed]
+    assert line["value"].startswith(f"about {needed / 1e6:.1f} GB; ")
+    full = memory(shape, **sizes).total
+    assert (needed == full) == (case == "full"), "the setting counts"
+
+
+def test_a_row_longer_than_a_pass_is_counted_with_checkpointing(tokenizer, data, tmp_path):
+    longest = max(len(ids) for ids in data.features["input_ids"])
+    values = {}
+    for max_tokens in (longest, longest - 1):
+        folder, model = tmp_path / str(max_tokens), memory_model({})
+        settings = Settings.of(precision="fp32", disable_tqdm=True)
+        trainer = SupervisedTrainer(
+            model=model,
+            args=make_training_arguments(folder, settings),
+            train_dataset=data.features,
+            max_tokens=max_tokens,
+        )
+        assert trainer.checkpoints_activations(longest) == (max_tokens < longest)
+        trained = sum(weight.numel() for weight in model.parameters())
+        needed = preflight_checks.needed_memory(trainer, data, settings, trained)
+        checkpointing = {"activation_checkpointing": max_tokens < longest}
+        expected = memory(ModelShape.of(model), rows=1, row_length=longest, **checkpointing)
+        assert needed == values.setdefault(max_tokens, expected.total)
+    assert values[longest] > values[longest - 1]
+
+
+def test_the_kind_of_optimizer():
+    kinds = {
+        "adamw_torch_fused": "adamw",
+        "adamw_bnb_8bit": "adamw_8bit",
+        "paged_lion_8bit": "adamw_8bit",
+        "adamw_torch_4bit": "adamw_8bit",
+        "galore_adafactor": "adafactor",
+        "sgd": "sgd",
+        "adalomo": "sgd",
+        "schedule_free_sgd": "adamw",
+        "lion_32bit": "adamw",
+    }
+    assert {name: preflight_checks.optimizer_kind(name) for name in kinds} == kinds
+    assert set(kinds.values()) == set(OPTIMIZER_BYTES)

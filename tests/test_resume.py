@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_is_passed_over(how, tokenizer, data, tmp_path, cap
     damage(folder / "checkpoint-4", how)
     assert_same(whole, fit(tiny_model("llama"), tokenizer, data, tmp_path / "cut", **MANY))
     assert "checkpoint-4 is not used" in caplog.text
-    assert "going on from checkpoint-2" in caplog.text
+    assert "resuming from checkpoint-2" in caplog.text
 
 
 def test_nothing_but_damaged_checkpoints(tokenizer, data, tmp_path, caplog):
@@ -207,7 +207,7 @@ def test_killed_by_the_system_at_any_moment(model_folder, data_file, tmp_path):
         assert process.returncode == -signal.SIGKILL
     done = subprocess.run(command, check=False, text=True, **quiet)
     assert done.returncode == 0, done.stderr
-    assert "going on from checkpoint-" in done.stderr
+    assert "resuming from checkpoint-" in done.stderr
     weights = [tmp_path / name / "model.safetensors" for name in ("run", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     histories = []

@@ -40,7 +40,7 @@ def test_runs_side_by_side(tokenizer, data, tmp_path):
     assert table.loc["lora", "trained"] < table.loc["full", "trained"] / 5
     assert table.loc["full", "eval_loss"] == full.history["eval_loss"].dropna().iloc[-1]
     assert lora.best()["metric"] == "eval_loss"
-    with pytest.raises(TrainingError, match="no finished run"):
+    with pytest.raises(TrainingError, match="not a finished run"):
         compare_runs([tmp_path])
 
 

@@ -186,7 +186,7 @@ def test_the_command_writes_pages_and_names_faults(trained, capsys, monkeypatch)
     assert __main__.main(["dashboard", name, str(trained.run.folder)]) == 0
     assert "Beside other runs" in page.read_text()
     assert __main__.main(["dashboard", "nothing"]) == 2
-    assert capsys.readouterr().err.startswith("error: nothing is no finished run")
+    assert capsys.readouterr().err.startswith("error: nothing is not a finished run")
 
 
 def test_the_command_opens_a_chat(trained, capsys, monkeypatch):

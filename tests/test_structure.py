@@ -15,11 +15,11 @@ PACKAGE = ROOT / "utilities"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the top to the ground: a room imports from lower floors only.
 FLOORS = [
-    {"runner"},
+    {"__main__", "runner"},
     {"audit", "benchmark", "checks", "evaluation", "training"},
     {"scores"},
     {"dataprep", "inference"},
-    {"features"},
+    {"commands", "features"},
     {"planning", "rows"},
     {"models", "prompts", "tracking"},
     {"config"},
@@ -131,7 +131,7 @@ from utilities.pages import charts, html
 from utilities.planning import plan, ModelShape
 from utilities.prompts import QUESTION_ANSWER, PromptFormat
 from utilities.rows import read_rows, split_rows
-from utilities.scores import bradley_terry, compare, error_counts, mcnemar, prediction_table, score
+from utilities.scores import bootstrap, compare, error_counts, mcnemar, prediction_table, score
 plan("pythia-70m", {"rows": 10, "tokens": 100, "supervised_tokens": 50})
 """
 

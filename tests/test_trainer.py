@@ -12,7 +12,7 @@ from utilities.models.freezing import Freeze
 from utilities.planning.model_sizes import ModelShape, step_flops
 from utilities.prompts.built_in import QUESTION_ANSWER
 from utilities.training.callbacks import last_answer
-from utilities.training.settings import make_training_arguments
+from utilities.training.settings import Settings, make_training_arguments
 from utilities.training.trainer import SupervisedTrainer
 
 
@@ -24,7 +24,7 @@ def data(tokenizer):
 def evaluated(model, tokenizer, data, tmp_path, **options):
     return SupervisedTrainer(
         model=model,
-        args=make_training_arguments(tmp_path, precision="fp32", disable_tqdm=True),
+        args=make_training_arguments(tmp_path, Settings.of(precision="fp32", disable_tqdm=True)),
         eval_dataset=data.features,
         processing_class=tokenizer,
         data_collator=PaddingCollator(tokenizer.pad_token_id),
@@ -150,7 +150,7 @@ def test_a_row_longer_than_a_pass_is_computed_twice_and_learns_the_same(
 ):
     trainer = SupervisedTrainer(
         model=model,
-        args=make_training_arguments(tmp_path, precision="fp32"),
+        args=make_training_arguments(tmp_path, Settings(precision="fp32")),
         train_dataset=data.features,
         data_collator=PaddingCollator(tokenizer.pad_token_id),
         max_tokens=20,

@@ -16,7 +16,7 @@ from utilities.prompts.built_in import QUESTION_ANSWER
 from utilities.training.loss import supervised_loss
 from utilities.training.run import run_training, train
 from utilities.training.run_folder import Run
-from utilities.training.settings import TrainingConfig, make_training_arguments
+from utilities.training.settings import Settings, TrainingConfig, make_training_arguments
 from utilities.training.trainer import SupervisedTrainer
 
 CHOICE = ModelChoice("tiny", "folder", "a test made it")
@@ -27,17 +27,28 @@ def data(tokenizer):
     return tokenize_examples([QUESTION_ANSWER.example(row) for row in ROWS], tokenizer, 128)
 
 
-def fit(model, tokenizer, data, folder, **options):
-    options = {
-        "choice": CHOICE,
-        "precision": "fp32",
-        "max_steps": 4,
-        "logging_steps": 1,
-        "learning_rate": 1e-2,
-        "disable_tqdm": True,
-        **options,
-    }
-    return train(model, tokenizer, data, folder, prompt_format=QUESTION_ANSWER, **options)
+def fit(model, tokenizer, data, folder, *, choice=CHOICE, eval_data=None, callbacks=(), **options):
+    settings = Settings.of(
+        **{
+            "precision": "fp32",
+            "max_steps": 4,
+            "logging_steps": 1,
+            "learning_rate": 1e-2,
+            "disable_tqdm": True,
+            **options,
+        }
+    )
+    return train(
+        model,
+        tokenizer,
+        data,
+        folder,
+        settings,
+        prompt_format=QUESTION_ANSWER,
+        choice=choice,
+        eval_data=eval_data,
+        callbacks=callbacks,
+    )
 
 
 def test_loss_and_gradients_equal_the_library_s(model, tokenizer, data):
@@ -70,8 +81,7 @@ def gradients_of_one_step(model, tokenizer, data, tmp_path, batch, accumulation)
     """Train one step of plain SGD; the change of the weights is the gradient."""
     model = copy.deepcopy(model)
     before = [weight.detach().clone() for weight in model.parameters()]
-    arguments = make_training_arguments(
-        tmp_path,
+    settings = Settings.of(
         precision="fp32",
         per_device_train_batch_size=batch,
         max_steps=1,
@@ -85,7 +95,7 @@ def gradients_of_one_step(model, tokenizer, data, tmp_path, batch, accumulation)
     )
     trainer = SupervisedTrainer(
         model=model,
-        args=arguments,
+        args=make_training_arguments(tmp_path, settings),
         train_dataset=data.features,
         data_collator=PaddingCollator(tokenizer.pad_token_id),
     )
@@ -107,12 +117,10 @@ def test_eight_times_one_equals_one_times_eight(model, tokenizer, data, tmp_path
 def test_evaluation_weighs_tokens_not_batches(model, tokenizer, data, tmp_path):
     losses = []
     for size in (1, 3, 8):
-        arguments = make_training_arguments(
-            tmp_path, precision="fp32", per_device_eval_batch_size=size, disable_tqdm=True
-        )
+        settings = Settings.of(precision="fp32", per_device_eval_batch_size=size, disable_tqdm=True)
         trainer = SupervisedTrainer(
             model=model,
-            args=arguments,
+            args=make_training_arguments(tmp_path, settings),
             eval_dataset=data.features,
             data_collator=PaddingCollator(tokenizer.pad_token_id),
         )
@@ -184,7 +192,7 @@ def test_it_learns_to_answer_and_to_stop(tokenizer, data, tmp_path):
 
 def test_a_folder_that_is_no_run_is_never_touched(model, tokenizer, data, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainingError, match="is no run folder, so it stays"):
+    with pytest.raises(TrainingError, match="is not a run folder; it is left untouched"):
         fit(model, tokenizer, data, tmp_path, if_exists="overwrite")
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -280,12 +288,12 @@ def test_command_line_checks_arguments_before_any_work(tmp_path, clean_environme
 
 def test_values_the_library_refuses(tmp_path):
     with pytest.raises(TrainingError, match="training_arguments"):
-        make_training_arguments(tmp_path, lr_scheduler_type="steep")
+        make_training_arguments(tmp_path, Settings.of(lr_scheduler_type="steep"))
 
 
 def test_a_damaged_run_folder(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({}))
-    with pytest.raises(TrainingError, match="no finished run"):
+    with pytest.raises(TrainingError, match="not a finished run"):
         Run.load(tmp_path)
 
 

@@ -6,7 +6,7 @@ from tests.conftest import ROWS, tiny_model
 from tests.test_training import fit
 from utilities.features.tokenization import tokenize_examples
 from utilities.prompts.built_in import QUESTION_ANSWER
-from utilities.training.settings import make_training_arguments
+from utilities.training.settings import Settings, make_training_arguments
 from utilities.training.used_embedding_rows import NAME, UsedRows
 
 
@@ -82,7 +82,7 @@ def test_saved_models_know_nothing_of_it(tokenizer, data, tmp_path):
     ],
 )
 def test_where_it_would_change_something_it_is_left(model, options, data, tmp_path):
-    arguments = make_training_arguments(tmp_path, **options)
+    arguments = make_training_arguments(tmp_path, Settings.of(**options))
     assert UsedRows.attach(model(), arguments, data.features) is None
 
 

@@ -1,8 +1,5 @@
 """The device that computes, its precision, and its free memory."""
 
-import contextlib
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -36,15 +33,19 @@ def resolve_precision(precision: PrecisionChoice = "auto") -> Precision:
     return "bf16" if has_bf16 else "fp32"
 
 
-def available_memory(device: "torch.device") -> int:
-    """Return the free bytes of a device, those that this process holds already included."""
+def free_memory(device: "torch.device") -> int:
+    """Return the free bytes of a GPU; of the machine where the device is not one of CUDA."""
+    import psutil
     import torch
 
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_allocated(device)
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def available_memory(device: "torch.device") -> int:
+    """Return the free bytes of a device, with those of a GPU that this process holds already."""
+    import torch
+
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    return free_memory(device) + held

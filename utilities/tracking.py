@@ -17,18 +17,28 @@ from utilities.errors import TrackingError
 
 
 class Tracking(StrictModel):
-    """Where a run's figures go besides its folder."""
+    """Settings of an experiment tracker."""
 
     tracker: Literal["tensorboard", "wandb", "trackio"]
-    """`tensorboard`, `wandb` or `trackio`."""
+    """The tracker; only TensorBoard and Trackio keep everything on this machine."""
     project: str = "finetuning-lab"
-    """The project at the tracker."""
+    """Name of the project at the tracker."""
     group: str | None = None
-    """Of runs that belong together (Weights & Biases)."""
+    """Name of a group of runs (Weights & Biases); null for none."""
     job_type: str | None = None
-    """What kind of run it is (Weights & Biases)."""
+    """The kind of run, such as `train` (Weights & Biases); null for none."""
     name: str | None = None
-    """Of the run; null for the name of the run folder."""
+    """Name of the run; null for the name of the run folder."""
+
+
+def check_tracker(tracking: Tracking) -> None:
+    """Raise a TrackingError when the tracker's package is not installed."""
+    tracker = tracking.tracker
+    if importlib.util.find_spec(tracker) is None:
+        raise TrackingError(
+            f"the tracker {tracker} is not installed; run `pip install {tracker}`, "
+            "or leave `tracking` out"
+        )
 
 
 @contextlib.contextmanager
@@ -43,12 +53,8 @@ def tracked(tracking: Tracking | None, folder: Path, name: str) -> Iterator[dict
     if tracking is None:
         yield {"report_to": "none"}
         return
+    check_tracker(tracking)
     tracker = tracking.tracker
-    if importlib.util.find_spec(tracker) is None:
-        raise TrackingError(
-            f"the tracker {tracker} is not installed; run `pip install {tracker}`, "
-            "or leave `tracking` out"
-        )
     wanted = {
         "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard"),
         "TRACKIO_DIR": str(folder / "trackio"),

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,8 +28,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utilities import models
 from utilities.benchmark.compare import Benchmark
 from utilities.benchmark.tasks import BUNDLED, load_tasks, task_index
+from utilities.devices import free_memory
 from utilities.errors import BenchmarkError
 from utilities.inference import likelihood
+from utilities.models.modes import evaluation_mode
 from utilities.scores.statistics import share_of
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run_benchmark(
         choice = model if isinstance(model, models.ModelChoice) else models.choose(model)
         origin = choice.record()
         model, tokenizer = models.load(choice, dtype)
-    with _quiet() as stderr, _random_state_kept(), _without_waste(), _evaluating(model):
+    with _quiet() as stderr, _random_state_kept(), _without_waste(), evaluation_mode(model):
         from lm_eval import simple_evaluate
 
         loaded = load_tasks(tasks, data_files or {})
@@ -149,8 +150,7 @@ def _draw(tasks: dict[str, "Task"], limit: int | None, seed: int) -> dict[str, l
 
 def _batch_tokens(model: PreTrainedModel) -> int:
     """Return how many tokens a batch may have, so that it takes a quarter of the free memory."""
-    on_gpu = model.device.type == "cuda"
-    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    free = free_memory(model.device)
     config = model.config.get_text_config()
     # Keys and values of all layers, and the widest activations of one.
     numbers = 2 * config.num_hidden_layers * config.hidden_size + 16 * config.hidden_size
@@ -253,17 +253,6 @@ def _without_waste() -> Iterator[None]:
     finally:
         del utils.env.from_string
         evaluator.add_env_info = add_information
-
-
-@contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Put a model into evaluation mode, and back."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from utilities import models
 from utilities.benchmark.compare import Benchmark, compare_items
 from utilities.benchmark.harness import run_benchmark
 from utilities.benchmark.settings import BenchmarkConfig
+from utilities.files import atomic_write
 
 
 def run_config(config: BenchmarkConfig, progress: bool = True) -> list[Benchmark]:
@@ -29,13 +30,14 @@ def run_config(config: BenchmarkConfig, progress: bool = True) -> list[Benchmark
     scores = pd.concat([each.scores for each in found], ignore_index=True)
     report = {"scores": scores.to_dict(orient="records"), "runs": [each.record for each in found]}
     samples = pd.concat([each.samples.assign(model=each.record["model"]["name"]) for each in found])
-    samples.to_json(
-        config.output_dir / "samples.jsonl", orient="records", lines=True, force_ascii=False
-    )
+    with atomic_write(config.output_dir / "samples.jsonl") as file:
+        samples.to_json(file, orient="records", lines=True, force_ascii=False)
     if len(found) == 2:
         table, flips = compare_items(*found)
         report["comparison"] = table.to_dict(orient="records")
-        flips.to_csv(config.output_dir / "flips.csv", index=False)
+        with atomic_write(config.output_dir / "flips.csv") as file:
+            flips.to_csv(file, index=False)
     text = json.dumps(report, indent=2, ensure_ascii=False, default=str) + "\n"
-    (config.output_dir / "scores.json").write_text(text, encoding="utf-8")
+    with atomic_write(config.output_dir / "scores.json") as file:
+        file.write_text(text, encoding="utf-8")
     return found

@@ -10,11 +10,10 @@ from itertools import islice
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
 
 from utilities.errors import DataError
-from utilities.features.tokenization import IGNORE_INDEX, features_from
+from utilities.features.tokenization import IGNORE_INDEX, features_from, row_lengths
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -80,7 +79,7 @@ def pack(features: Dataset, length: int, pad_token_id: int) -> Dataset:
     Raises:
         DataError: an example is longer than `length`.
     """
-    layout = _Layout(features, length, best_fit(_sizes(features), length))
+    layout = _Layout(features, length, best_fit(row_lengths(features), length))
     labels = layout.fill("labels", IGNORE_INDEX)
     labels[layout.starts] = IGNORE_INDEX
     columns = {
@@ -99,7 +98,7 @@ def pad(features: Dataset, length: int, pad_token_id: int) -> Dataset:
     Returns:
         A `Dataset` with `input_ids`, `labels`, `attention_mask` (0 on padding) and `full_text`.
     """
-    sizes = _sizes(features)
+    sizes = row_lengths(features)
     if max(sizes, default=0) > length:
         raise DataError(f"cannot pad rows of up to {max(sizes)} tokens to {length}")
     layout = _Layout(features, length, [[index] for index in range(len(sizes))])
@@ -111,10 +110,6 @@ def pad(features: Dataset, length: int, pad_token_id: int) -> Dataset:
     return layout.dataset(columns)
 
 
-def _sizes(features: Dataset) -> list[int]:
-    return pc.list_value_length(features.with_format("arrow")[:]["input_ids"]).to_pylist()
-
-
 class _Layout:
     """Where each token goes when examples are put into bins, and the bins laid end to end."""
 
@@ -122,7 +117,7 @@ class _Layout:
         self.table = features.with_format("arrow")[:]
         self.length, self.bins = length, bins
         self.order = np.array([index for members in bins for index in members], dtype=np.int64)
-        sizes = np.array(_sizes(features), dtype=np.int64)
+        sizes = np.array(row_lengths(features), dtype=np.int64)
         packed = sizes[self.order]
         per_bin = [len(members) for members in bins]
         padding = length - np.add.reduceat(packed, np.cumsum(per_bin) - per_bin)

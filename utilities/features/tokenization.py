@@ -8,7 +8,7 @@ text; the only special tokens are the ones put in here, and those of a chat temp
 import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,22 +19,11 @@ from datasets.table import InMemoryTable
 from transformers import PreTrainedTokenizerBase
 
 from utilities.errors import DataError, NothingToLearn
+from utilities.features.shortening import Shorten
 from utilities.prompts.base import PromptFormat
 
 IGNORE_INDEX = -100
 """The label that PyTorch's cross-entropy skips."""
-
-
-Shorten = Literal["prompt_left", "prompt_right", "contexts_first", "response_right", "drop"]
-"""What a row that is too long loses.
-
-`prompt_left` and `prompt_right` cut that side of the prompt. `contexts_first` leaves out whole
-contexts, the last one first, and then cuts as `prompt_left`. `drop` leaves out the row. None of
-them touches the response. `prompt_right` takes the line that announces the answer too. Of a
-conversation, all before the last answer counts as prompt, and is cut at the left in either case.
-`response_right` cuts the response's end, and then no end-of-text token follows: the model must not
-learn to stop there. Long plain text (format `text`) has no prompt, so only that one shortens it.
-"""
 
 
 def encode_texts(
@@ -328,6 +317,11 @@ def features_from(
         InMemoryTable(pa.table({**table, "full_text": pa.array(texts, pa.string())})),
         fingerprint=digest.hexdigest()[:16],
     )
+
+
+def row_lengths(features: Dataset) -> list[int]:
+    """Return the number of tokens in each row of features."""
+    return pc.list_value_length(features.with_format("arrow")[:]["input_ids"]).to_pylist()
 
 
 def features_fingerprint(features: Dataset) -> str:

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from utilities.config import StrictModel
+from utilities.config import StrictModel, faults_in_words
 from utilities.errors import GenerationError
 
 
@@ -64,7 +64,4 @@ def settings_for(numbers: dict[str, Any]) -> Generation:
     try:
         return Generation(**numbers)
     except ValidationError as error:
-        faults = (
-            f"{'.'.join(map(str, f['loc'])) or 'settings'}: {f['msg']}" for f in error.errors()
-        )
-        raise GenerationError("; ".join(faults)) from None
+        raise GenerationError("; ".join(faults_in_words(error, Generation))) from None

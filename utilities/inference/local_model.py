@@ -31,6 +31,7 @@ from utilities.inference.decoding import Batch
 from utilities.inference.generation import Generation, settings_for
 from utilities.inference.likelihood import log_probabilities_of_ids
 from utilities.inference.padding import batches, padded
+from utilities.models.modes import evaluation_mode
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +68,13 @@ class LocalModel:
         """Do the work of `answers` for prompts that are tokenized already."""
         shortened = [self._shortened(ids, settings) for ids in prompts]
         done = set(skip)
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with evaluation_mode(self.model):
             for places in batches(
                 [len(ids) + settings.max_new_tokens for ids in shortened], settings.batch_tokens
             ):
                 # A batch as a whole, or its other answers would change in their last digits.
                 if not done.issuperset(places):
                     yield from self._batch(places, shortened, settings)
-        finally:
-            self.model.train(was_training)
 
     def _shortened(self, ids: Sequence[int], settings: Generation) -> Sequence[int]:
         context = getattr(self.model.config, "max_position_embeddings", None) or math.inf

@@ -1,13 +1,15 @@
 """Freezing: which weights of a model are trained, and which are not."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
-
-import pandas as pd
-from torch import nn
+from typing import TYPE_CHECKING, Literal, get_args
 
 from utilities.config import StrictModel
 from utilities.errors import FreezingError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
 
 Group = Literal["embeddings", "norms", "attention", "feed_forward", "other"]
 
@@ -25,7 +27,7 @@ class Freeze(StrictModel):
     """
 
 
-def weight_groups(model: nn.Module) -> dict[str, Group]:
+def weight_groups(model: "nn.Module") -> dict[str, Group]:
     """Return the group of each weight, by the weight's name.
 
     It follows from the module that the weight belongs to: an embedding (also of a tied output
@@ -43,6 +45,8 @@ def weight_groups(model: nn.Module) -> dict[str, Group]:
 
 def _group_of(owners: Sequence[type]) -> Group:
     """Return the group by the types of the weight's module and of the modules around it."""
+    from torch import nn
+
     if issubclass(owners[0], nn.Embedding):
         return "embeddings"
     if "Norm" in owners[0].__name__:
@@ -55,7 +59,7 @@ def _group_of(owners: Sequence[type]) -> Group:
     return "other"
 
 
-def freeze(model: nn.Module, choice: Freeze) -> None:
+def freeze(model: "nn.Module", choice: Freeze) -> None:
     """Freeze weights of a model in place, and unfreeze all others.
 
     Raises:
@@ -84,11 +88,13 @@ def _weights_in(part: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if f".{part}." in f".{name}."]
 
 
-def trained_weights(model: nn.Module) -> pd.DataFrame:
+def trained_weights(model: "nn.Module") -> "pd.DataFrame":
     """Count the trained weights: columns `group`, `weights`, `trained` and `share` (0 to 1).
 
     Shared weights count once. The last line is the sum.
     """
+    import pandas as pd
+
     groups = weight_groups(model)
     lines = [
         {"group": groups[name], "weights": w.numel(), "trained": w.numel() * w.requires_grad}

@@ -1,17 +1,23 @@
-"""…"""
+"""The output head of a model on its own: computing in its place, and its logits block by block."""
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from utilities.models.modes import evaluation_mode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 VOCABULARY_BLOCK = 2048  # logits of so many tokens of the vocabulary are made at once
 
 
-def has_plain_head(model: nn.Module) -> bool:
+def has_plain_head(model: "PreTrainedModel") -> bool:
     """Say whether the logits are the head's weights times its input, and nothing else.
 
     Some models cap or scale their logits, have a bias, or an adapter on the head. It is tried out
@@ -22,25 +28,40 @@ def has_plain_head(model: nn.Module) -> bool:
         return False
     seen: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    was_training = model.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(model):
             ids = torch.tensor([[0, 1, 2, 3]], device=head.weight.device)
-            logits = model.eval()(input_ids=ids, use_cache=False).logits
+            logits = model(input_ids=ids, use_cache=False).logits
             return torch.allclose(logits, functional.linear(seen[0], head.weight), atol=1e-4)
     finally:
         hook.remove()
-        model.train(was_training)
+
+
+@contextlib.contextmanager
+def replaced_forward(
+    module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """Context manager: compute one module by another function.
+
+    An instance's own `forward` goes before that of its class, and its hooks still run. An earlier
+    replacement, such as a device hook of accelerate, comes back at the end.
+    """
+    earlier = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if earlier is None:
+            del module.forward
+        else:
+            module.forward = earlier
 
 
 @contextlib.contextmanager
 def hidden_in_place_of_logits(head: nn.Module) -> Iterator[None]:
-    """Have the head return its input where the model expects logits."""
-    head.forward = lambda hidden: hidden
-    try:
+    """Context manager: the head returns its input where the model expects logits."""
+    with replaced_forward(head, lambda hidden: hidden):
         yield
-    finally:
-        del head.forward
 
 
 def likeliest(

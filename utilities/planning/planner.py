@@ -124,6 +124,7 @@ def memory(
     trained_layers: int | None = None,
     rank: int = 8,
     base: Precision = "fp32",
+    trained: int | None = None,
 ) -> Memory:
     """Return the bytes that training needs on one machine.
 
@@ -142,6 +143,7 @@ def memory(
         optimizer: a name in `OPTIMIZER_BYTES`.
         activation_checkpointing: layers keep only their input, and recompute the rest.
         base: precision of the frozen weights under adapters.
+        trained: number of trained weights, as counted in a model; None derives it from the method.
 
     Raises:
         PlanningError: a number is out of range, or a name is unknown.
@@ -150,9 +152,10 @@ def memory(
         >>> print(memory(ModelShape.of("pythia-70m"), rows=8, row_length=64))
         1.34 GB: weights 0.28, gradients 0.28, optimizer 0.56, activations 0.11, logits 0.10
     """
-    depth, trained, adapters = trained_part(shape, method, trained_layers, rank)
-    check_positive(rows=rows, row_length=row_length)
-    _check_formats(method, precision, base, optimizer)
+    depth, own, adapters = trained_part(shape, method, trained_layers, rank)
+    if trained is not None:
+        own, adapters = (0, trained) if method == "lora" else (trained, 0)
+    _check_memory(method, rows, row_length, precision, base, optimizer)
     tokens, layers = rows * row_length, depth * shape.layers
     autocast = precision != "fp32"
     of_a_layer = activation_bytes(shape, autocast)
@@ -163,16 +166,19 @@ def memory(
     return Memory(
         weights=shape.weights * (4 if base == "fp32" else 2),
         copies=round(2 * copied) if autocast and base == "fp32" else 0,
-        gradients=4 * trained,
-        optimizer=OPTIMIZER_BYTES[optimizer] * trained,
+        gradients=4 * own,
+        optimizer=OPTIMIZER_BYTES[optimizer] * own,
         adapters=(8 + OPTIMIZER_BYTES[optimizer]) * adapters,
         activations=round(tokens * per_token),
         logits=round(min(tokens * shape.vocabulary, LOGITS)) * (6 if autocast else 4),
     )
 
 
-def _check_formats(method: Method, precision: str, base: str, optimizer: str) -> None:
-    """Raise a `PlanningError` unless the names are known, and `base` goes with the method."""
+def _check_memory(
+    method: Method, rows: int, row_length: float, precision: str, base: str, optimizer: str
+) -> None:
+    """Raise a `PlanningError` for an unknown name, a number out of range, or a `base` in vain."""
+    check_positive(rows=rows, row_length=row_length)
     check_name("optimizer", optimizer, OPTIMIZER_BYTES)
     check_name("precision", precision, get_args(Precision))
     check_name("precision", base, get_args(Precision))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import WrapValidator
+from pydantic import Field, WrapValidator
 
 from utilities.errors import PromptError, nearest
 from utilities.prompts.base import PromptFormat
@@ -85,5 +85,10 @@ def _by_name(value: Any, as_template: Callable[[Any], TemplateFormat]) -> Prompt
     return get_format(value)
 
 
-ConfigPromptFormat = Annotated[TemplateFormat, WrapValidator(_by_name)]
+_FormatName = Annotated[str, Field(json_schema_extra={"enum": list(FORMATS)})]
+
+
+ConfigPromptFormat = Annotated[
+    TemplateFormat, WrapValidator(_by_name, json_schema_input_type=_FormatName | TemplateFormat)
+]
 """A prompt format in a config: the name of a built-in one, or the fields of a template."""

@@ -19,11 +19,17 @@ def _columns(template: str) -> tuple[str, ...]:
 
 
 class TemplateFormat(PromptFormat):
-    """A template for the prompt and one for the response, with `{column}` for a row's values."""
+    """A template for the prompt and one for the response, with `{column}` for a row's values.
+
+    Example:
+        `QUESTION_ANSWER.prompt({"question": "What is an epoch?"})` is
+        `"### Question:\\nWhat is an epoch?\\n\\n### Answer:\\n"`
+    """
 
     saved_key: ClassVar[str] = "template"
 
     name: str = "custom"
+    """How the format is called in configs and in the saved file."""
     template: str | tuple[str, ...]
     """The prompt, up to where the response begins; empty if the loss is on all of the text. Or
     several, from the most columns to the fewest: a row uses the first for which it has all columns.

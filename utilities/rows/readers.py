@@ -52,7 +52,7 @@ def read_files(
     """
     options = {"split": split, "delimiter": delimiter}
     for name in find_files(path):
-        file_format = format or _format_of(name)
+        file_format = format or format_of(name)
         if file_format not in READERS:
             raise DataError(f"{name}: unknown format {file_format!r}; valid: {', '.join(READERS)}")
         is_csv = file_format in {"csv", "tsv"}
@@ -119,7 +119,12 @@ def _open(name: str) -> IO[bytes]:
     return fsspec.open(name, "rb", compression="infer").open()
 
 
-def _format_of(name: str) -> str:
+def format_of(name: str) -> str:
+    """Return the format that a file's name tells, a key of `READERS`.
+
+    Raises:
+        DataError: the name tells none.
+    """
     suffixes = [suffix.lstrip(".").lower() for suffix in Path(name).suffixes]
     if suffixes and suffixes[-1] in {"gz", "bz2", "xz", "zst"}:
         suffixes.pop()

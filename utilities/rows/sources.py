@@ -19,9 +19,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from utilities.config import ConfigPath, StrictModel, from_file
+from utilities.config import ConfigPath, StrictModel, from_file, keys_by_method
 from utilities.errors import DataError, nearest
 from utilities.prompts.base import PromptFormat
 from utilities.rows.columns import ToFormat, columns_for
@@ -49,7 +49,10 @@ OnBadRows = Literal["stop", "skip"]
 Scalar = str | bool | int | float
 
 
-Only = Mapping[str, Scalar | tuple[Scalar, ...]]
+Only = Annotated[
+    Mapping[str, Scalar | tuple[Scalar, ...]],
+    Field(title="mapping of columns to a value or a list of values"),
+]
 
 
 class Method(NamedTuple):
@@ -75,6 +78,12 @@ METHODS = {
 
 class Source(StrictModel):
     """Where rows come from."""
+
+    model_config = ConfigDict(
+        json_schema_extra=keys_by_method(
+            "files", {name: ({key}, valid) for name, (_, key, valid) in METHODS.items()}
+        )
+    )
 
     method: Literal["files", "load_dataset", "load_from_disk"] = "files"
     """`files` (JSONL, JSON, CSV, TSV, parquet), `load_dataset` (the hub, or any builder of the
@@ -137,7 +146,7 @@ def _from_path(value: Any) -> Any:
     return {"kwargs": {"path": str(value)}} if isinstance(value, str | Path) else value
 
 
-ConfigSource = Annotated[Source, BeforeValidator(_from_path)]
+ConfigSource = Annotated[Source, BeforeValidator(_from_path, json_schema_input_type=Path | Source)]
 """A source in a config: the block, or only the path of a file."""
 
 

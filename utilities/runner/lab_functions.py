@@ -155,7 +155,7 @@ class Trainer(_Trainer):
         step, last = self.state.global_step, self.total_steps or self.state.max_steps
         line = ""
         if "loss" in logs:
-            elapsed = time.monotonic() - self._started
+            elapsed = time.monotonic() - self.started
             done = self.state.total_flos if self.model_flops is None else self.model_flops * step
             pace, speed = elapsed / step, done / elapsed
             remaining = (last - step) * pace

@@ -33,6 +33,7 @@ from utilities.runner.loaded_model import RUNS, LoadedModel, choose_run, saved_f
 from utilities.training.run import train
 from utilities.training.run_folder import Run
 from utilities.training.run_page import write_dashboard
+from utilities.training.settings import Settings
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -181,7 +182,7 @@ class BasicModelRunner:
             prompt_format: how a row becomes text; by default the model's own, else
                 `question_answer`.
             max_length: maximum tokens of a row; see `tokenization.tokenize_rows`.
-            settings: further arguments of `training.run.train`, such as `learning_rate=1e-4`.
+            settings: fields of `training.Settings`, such as `learning_rate=1e-4`.
 
         Raises:
             RunnerError: no rows are loaded, or the format does not take question and answer.
@@ -194,6 +195,7 @@ class BasicModelRunner:
             )
         if is_public is not None:
             sys.stdout.write("Everything stays on this machine; is_public changes nothing.\n")
+        checked = Settings.of(**{"if_exists": "reuse", **settings})
         model, tokenizer = models.load(self.base)
         if isinstance(prompt_format, str):
             prompt_format = get_format(prompt_format)
@@ -205,10 +207,10 @@ class BasicModelRunner:
             tokenizer,
             features["train"],
             self._run_folder(prompt_format, max_length, settings),
+            checked,
             prompt_format=prompt_format,
             choice=self.base,
             eval_data=features["test"],
-            **{"if_exists": "reuse", **settings},
         )
         self._held_out = parts["test"]
         self._loaded = None  # from now on the saved weights of the run generate the answers

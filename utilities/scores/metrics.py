@@ -216,26 +216,6 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return ((first * second).sum(axis=1) / np.where(lengths > 0, lengths, 1)).clip(-1, 1)
 
 
-def sentence_similarity(
-    predictions: Sequence[str], references: Sequence[str], model: str = "all-MiniLM-L6-v2"
-) -> np.ndarray:
-    """Return the cosine of sentence embeddings, -1 to 1: float64 of shape (n,).
-
-    Args:
-        predictions: the models' answers.
-        references: the right answers, in the same order.
-        model: hub id or folder of a sentence-transformers model.
-
-    Raises:
-        ImportError: sentence-transformers is not installed.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    encoder = SentenceTransformer(model)
-    pair = [encoder.encode(list(texts)) for texts in (predictions, references)]
-    return cosines(*map(np.asarray, pair))
-
-
 RANGES = {
     "exact_match": (0, 1),
     "normalized_exact_match": (0, 1),
@@ -249,7 +229,6 @@ RANGES = {
     "rougeL": (0, 1),
     "tfidf_similarity": (0, 1),
     "state_similarity": (-1, 1),
-    "sentence_similarity": (-1, 1),
     "repetition": (0, 1),
     "words": (0, np.inf),
     "perplexity": (1, np.inf),

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not counted: sealed when written, checked before they are used."""
+"""Complete checkpoints: sealed with sizes and hashes when written, checked before they are used."""
 
 import json
 import logging
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import xxhash
 
+from utilities.files import atomic_write
+
 logger = logging.getLogger(__name__)
 
 
@@ -14,19 +16,18 @@ SEAL = "whole.json"
 
 
 def seal(checkpoint: Path) -> None:
-    """Note size and hash of each file; a checkpoint without this note was not finished."""
+    """Write size and hash of each file into the checkpoint; one without them is not complete."""
     files = {
         str(file.relative_to(checkpoint)): _digest(file)
         for file in sorted(checkpoint.rglob("*"))
         if file.is_file() and file.name != SEAL
     }
-    note = checkpoint / f"{SEAL}.partial"
-    note.write_text(json.dumps(files), encoding="utf-8")
-    note.rename(checkpoint / SEAL)
+    with atomic_write(checkpoint / SEAL) as note:
+        note.write_text(json.dumps(files), encoding="utf-8")
 
 
 def fault_of(checkpoint: Path) -> str | None:
-    """Say what is wrong with a checkpoint; None when it is whole."""
+    """Return what is wrong with a checkpoint, as a clause; None when it is complete."""
     try:
         files = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -44,16 +45,16 @@ def fault_of(checkpoint: Path) -> str | None:
 
 def of_run(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the newest first."""
-    found = [
+    numbered = [
         (int(match[1]), path)
         for path in folder.glob("checkpoint-*")
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
     ]
-    return [path for _, path in sorted(found, reverse=True)]
+    return [path for _, path in sorted(numbered, reverse=True)]
 
 
-def newest_whole(folder: Path) -> Path | None:
-    """Return the newest checkpoint that is whole; say of each newer one what is wrong with it."""
+def newest_complete(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint; log what is wrong with those that are newer."""
     for checkpoint in of_run(folder):
         fault = fault_of(checkpoint)
         if not fault:
@@ -63,7 +64,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def _digest(file: Path) -> list[int | str]:
-    """Return size and xxh3 hash, which is as fast as memory."""
+    """Return the size in bytes and the xxh3 hash, which takes no longer than reading."""
     digest = xxhash.xxh3_64()
     with file.open("rb") as content:
         while piece := content.read(2**24):

@@ -1,4 +1,4 @@
-"""Several processes that do one run: what they find out together, and who speaks."""
+"""Several processes in one run: rank 0 decides for all, and only it writes to stderr."""
 
 import contextlib
 import io
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -14,51 +14,51 @@ from accelerate.utils import broadcast_object_list
 from utilities.devices import device
 from utilities.errors import TrainingError
 
-SECONDS_OF_SILENCE = 5
+SECONDS_BEFORE_SPEAKING = 5
 
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def processes(patience: float = 1800) -> PartialState:
-    """Return which process this is, of how many; they meet here the first time.
+def processes(timeout: float = 1800) -> PartialState:
+    """Return this process's rank and the number of processes; the first call joins the group.
 
     Args:
-        patience: seconds that one waits for another, from the first time on.
+        timeout: seconds that one process waits for another; the first call sets it.
     """
-    return PartialState(cpu=device() == "cpu", timeout=timedelta(seconds=patience))
+    return PartialState(cpu=device() == "cpu", timeout=timedelta(seconds=timeout))
 
 
-def first_finds(find: Callable[[], Found]) -> Found:
-    """Return in all processes what the first one finds; the others neither look nor touch.
+def on_rank_0(work: Callable[[], Result]) -> Result:
+    """Run work on rank 0 and broadcast its result or its error.
 
     Raises:
-        TrainingError: the first one's, in all.
+        TrainingError: the one that rank 0 raised, in all processes.
     """
-    fault = found = None
+    message, result = None, None
     if processes().is_main_process:
         try:
-            found = find()
+            result = work()
         except TrainingError as error:
-            fault = str(error)
-    fault, found = broadcast_object_list([fault, found])
-    if fault:
-        raise TrainingError(fault)
-    return found
+            message = str(error)
+    message, result = broadcast_object_list([message, result])
+    if message:
+        raise TrainingError(message)
+    return cast(Result, result)
 
 
-def in_the_background(work: Callable[[], int]) -> int:
-    """Hold back what is said, since the first process of this machine says the same.
+def with_buffered_stderr(work: Callable[[], int]) -> int:
+    """Run work with stderr buffered, for ranks above 0: rank 0 writes the same messages.
 
-    When work fails, the first one most likely fails too, and the launcher then ends this process.
-    It speaks if that does not happen.
+    When work fails, rank 0 most likely fails too, and the launcher then ends this process. If that
+    does not happen within a few seconds, the buffer is written after all.
     """
-    said, status = io.StringIO(), 1
+    buffer, status = io.StringIO(), 1
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(buffer):
             status = work()
     finally:
         if status:
-            time.sleep(SECONDS_OF_SILENCE)
-            sys.stderr.write(said.getvalue())
+            time.sleep(SECONDS_BEFORE_SPEAKING)
+            sys.stderr.write(buffer.getvalue())
     return status

@@ -1,26 +1,29 @@
 """The loss at supervised positions, without ever holding the logits of a whole batch.
 
-The output head of a small model is a large part of its arithmetic, and a prompt position has no
-use for logits. So only the hidden states of supervised positions reach the head. There the loss
-and its gradient are made a block of positions at a time: the logits become probabilities in their
-own memory, and then the gradient, so that memory grows neither with the length of the rows nor
-with their number. The method is that of Liger Kernel (Hsu et al. 2024, arXiv:2410.10989).
+Fused linear cross-entropy, after Liger Kernel (Hsu et al. 2024, arXiv:2410.10989). The output head
+of a small model is a large part of its arithmetic, and a prompt position has no use for logits. So
+only the hidden states of supervised positions reach the head. There the loss and its gradient are
+computed a block of positions at a time: the logits become probabilities in place, and then the
+gradient, so that memory grows neither with the length of the rows nor with their number.
 """
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from utilities.features.tokenization import IGNORE_INDEX
+from utilities.models.output_head import replaced_forward
 
 LOGITS_BLOCK = 2**25  # logits in one block: 128 MiB in float32
 
 
-ROWS_IN_CACHE = 32  # rows of logits whose softmax is made at a time, so that they stay in the cache
+ROWS_IN_CACHE = (
+    32  # rows of logits whose softmax is computed at a time, so that the cache holds them
+)
 
 
 class SupervisedLoss(NamedTuple):
@@ -56,17 +59,15 @@ def supervised_loss(
         labels: int64, (rows, length); `IGNORE_INDEX` where nothing is learned. Position i is
             predicted from the positions before it.
         scale: the loss is multiplied by it, such as one over the number of tokens.
-        fused: make the loss in blocks inside the head; only for models that `has_plain_head` says
-            it of.
+        fused: compute the loss in blocks inside the head; only for models for which
+            `has_plain_head` is true.
         inputs: `input_ids` and `attention_mask` or `position_ids`, int64, (rows, length).
     """
     next_labels = functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
     supervised = next_labels != IGNORE_INDEX
     targets = next_labels[supervised]
     if fused:
-        with _loss_in_place_of_logits(head, supervised, targets, scale) as found:
-            model(**inputs, use_cache=False)
-        return SupervisedLoss(*found, targets)
+        return _fused_loss(model, head, supervised, targets, scale, inputs)
     with _at(head, supervised):
         logits = model(**inputs, use_cache=False).logits
     nats = functional.cross_entropy(logits[0].float(), targets, reduction="none")
@@ -75,7 +76,7 @@ def supervised_loss(
 
 @contextlib.contextmanager
 def _at(head: nn.Module, positions: torch.Tensor) -> Iterator[None]:
-    """Have the head see these positions only, as one row."""
+    """Context manager: the head gets these positions only, as one row."""
     hook = head.register_forward_pre_hook(
         lambda _, arguments: (arguments[0][positions].unsqueeze(0),)
     )
@@ -85,30 +86,36 @@ def _at(head: nn.Module, positions: torch.Tensor) -> Iterator[None]:
         hook.remove()
 
 
-@contextlib.contextmanager
-def _loss_in_place_of_logits(
-    head: nn.Linear, positions: torch.Tensor, targets: torch.Tensor, scale: float
-) -> Iterator[list[torch.Tensor]]:
-    """Have the head return the loss where the model expects logits; yields [loss, nats]."""
-    found: list[torch.Tensor] = []
+def _fused_loss(
+    model: nn.Module,
+    head: nn.Module,
+    supervised: torch.Tensor,
+    targets: torch.Tensor,
+    scale: float,
+    inputs: dict[str, torch.Tensor],
+) -> SupervisedLoss:
+    """Compute the loss inside the head, which returns it where the model expects logits."""
+    parts: list[torch.Tensor] = []
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
-        loss, nats = _LinearCrossEntropy.apply(hidden[positions], head.weight, targets, scale)
-        found[:] = [loss, nats]
+        weight = head.weight  # FSDP has it whole only now
+        loss, nats = _LinearCrossEntropy.apply(hidden[supervised], weight, targets, scale)
+        parts[:] = [loss, nats]
         return loss.reshape(1, 1, 1)
 
-    head.forward = forward
-    try:
-        yield found
-    finally:
-        del head.forward
+    with replaced_forward(head, forward):
+        model(**inputs, use_cache=False)
+    loss, nats = parts
+    return SupervisedLoss(loss, nats, targets)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of a linear layer; the gradient is made along with the loss."""
+    """Cross-entropy of a linear layer; the gradient is computed along with the loss."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, scale):
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         device = hidden.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
@@ -116,8 +123,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         nats = hidden.new_empty(len(hidden), dtype=torch.float32)
         hidden_grad = torch.empty_like(inputs) if wants_hidden else None
-        weight_grad = None
+        weight_grad: torch.Tensor | None = None
         rows = max(LOGITS_BLOCK // len(matrix), 1)
+        # All blocks use the same memory for their logits; autocast would copy them to cast them.
         memory = inputs.new_empty(min(rows, len(inputs)), len(matrix))
         with torch.autocast(device, enabled=False):
             for start in range(0, len(inputs), rows):
@@ -125,11 +133,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = inputs[block]
                 logits = torch.mm(part, matrix.t(), out=memory[: len(part)])
                 nats[block] = _to_gradient(logits, targets[block])
-                if wants_hidden:
+                if hidden_grad is not None:
                     torch.mm(logits, matrix, out=hidden_grad[block])
                 if wants_weight:
                     weight_grad = _add_product(weight_grad, logits.t(), part, scale)
-        if wants_weight and weight_grad is None:  # no position at all; DDP wants a gradient still
+        if wants_weight and weight_grad is None:  # no position at all, but DDP needs a gradient
             weight_grad = torch.zeros_like(weight)
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.scale, ctx.dtypes = scale, (hidden.dtype, weight.dtype)
@@ -137,32 +145,38 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return nats.sum() * scale, nats
 
     @staticmethod
-    def backward(ctx, gradient, _):
+    def backward(
+        ctx: Any, gradient: torch.Tensor, _: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         hidden_grad, weight_grad = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes
         if hidden_grad is not None:
             hidden_grad = (hidden_grad.to(hidden_dtype)).mul_(ctx.scale * gradient)
         if weight_grad is not None:
             weight_grad = weight_grad.to(weight_dtype)
-            if gradient.device.type != "cpu" or gradient != 1:  # on a CPU asking costs nothing
+            # Mostly a multiplication by 1, which is left out where comparing needs no transfer.
+            if gradient.device.type != "cpu" or gradient != 1:
                 weight_grad = weight_grad.mul_(gradient)
         return hidden_grad, weight_grad, None, None
 
 
 def _to_gradient(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Turn logits into the gradient of their cross-entropy, in place; return the cross-entropy."""
+    """Turn logits into the gradient of their cross-entropy, in place; return the cross-entropy.
+
+    The gradient is softmax(logits), minus 1 at the target.
+    """
     nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     rows = ROWS_IN_CACHE if logits.device.type == "cpu" else len(logits)
     for start in range(0, len(logits), rows):
-        block, wanted = logits[start : start + rows], targets[start : start + rows, None]
+        block, target = logits[start : start + rows], targets[start : start + rows, None]
         exact = block.float()  # the block itself, if it is in float32
         highest = exact.amax(dim=-1, keepdim=True)
-        right = exact.gather(1, wanted)
+        target_logit = exact.gather(1, target)
         exact.sub_(highest).exp_()
         total = exact.sum(dim=-1, keepdim=True)
-        exact.div_(total).scatter_add_(1, wanted, -torch.ones_like(total))
-        nats[start : start + rows] = (total.log() + highest - right).squeeze(1)
-        if exact is not block:
+        exact.div_(total).scatter_add_(1, target, -torch.ones_like(total))
+        nats[start : start + rows] = (total.log() + highest - target_logit).squeeze(1)
+        if exact is not block:  # bfloat16 or float16
             block.copy_(exact)
     return nats
 
@@ -170,7 +184,7 @@ def _to_gradient(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def _add_product(
     total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Return `total + scale · left @ right`, in float32 between blocks."""
+    """Return `total + scale · left @ right`, with the total in float32, in place."""
     if left.dtype != torch.float32:
         product = (left @ right).float().mul_(scale)
         return product if total is None else total.add_(product)

@@ -5,9 +5,14 @@
 One `train` for all weights, for some of them (`freeze`) and for an adapter (`lora`). Weights stay
 in float32; autocast does the products in bfloat16 where the machine has it.
 
-A run folder appears whole or not at all (what is in it: see `utilities.training.run_folder`). While training goes
-on it is called `NAME.partial`; the same command, started again after the run was killed, goes on
-from the newest whole checkpoint there, and comes to the same losses and weights.
+A run folder is written atomically (for what is in it, see `run_folder`). During training it is
+called `NAME.partial`; the same command, started again after the run was killed, resumes from the
+newest complete checkpoint there, and comes to the same losses and weights.
+
+What a run sets for the whole process, and leaves: the seed of Python's, numpy's and torch's random
+numbers, as the library's Trainer does, so that what a notebook draws next is reproducible too; the
+process group of accelerate, which a process joins once; and the C library's rule for freed memory
+(see `_keep_freed_memory`), which has no way back. All else is restored.
 """
 
 import contextlib
@@ -17,11 +22,11 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from utilities import models
 from utilities.config import StrictModel
@@ -41,10 +46,22 @@ from utilities.prompts.base import PromptFormat
 from utilities.rows.sources import Source, read_rows
 from utilities.tracking import tracked
 from utilities.training.callbacks import HistoryFile, Samples
-from utilities.training.distributed import first_finds, processes
-from utilities.training.preflight_checks import as_records, check_data, preflight, tell
+from utilities.training.config_checks import check_settings
+from utilities.training.distributed import on_rank_0, processes
+from utilities.training.preflight_checks import (
+    Check,
+    as_records,
+    check_data,
+    log_checks,
+    preflight,
+)
 from utilities.training.run_folder import HISTORY, SAMPLES, Run, git_state
-from utilities.training.settings import Settings, TrainingConfig, make_training_arguments
+from utilities.training.settings import (
+    DEFAULT_SETTINGS,
+    Settings,
+    TrainingConfig,
+    make_training_arguments,
+)
 from utilities.training.trainer import SupervisedTrainer
 from utilities.training.unfinished_run import UnfinishedRun
 
@@ -54,95 +71,64 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     train_data: TokenizedExamples,
     output_dir: str | Path,
+    settings: Settings = DEFAULT_SETTINGS,
     *,
     prompt_format: PromptFormat,
     choice: models.ModelChoice,
     eval_data: TokenizedExamples | None = None,
     config: StrictModel | None = None,
-    callbacks: Sequence[transformers.TrainerCallback] = (),
-    **settings: Any,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Run:
-    """Fine-tune a model and write a run folder.
-
-    The model is trained in place. Progress and the loss are shown while it runs.
+    """Fine-tune a model in place and write a run folder; progress and loss are shown.
 
     Args:
-        model: in float32, as `models.load` gives it.
+        model: in float32, as `models.load` returns it.
         tokenizer: the model's own.
         train_data: what `tokenize_rows` or `Prepared.examples` returned.
         output_dir: the run folder to make.
+        settings: such as `Settings.of(max_steps=100, lora=Lora(r=8), learning_rate=1e-3)`.
         prompt_format: how the prompts were made; saved with the model.
         choice: where the base model came from; recorded.
-        eval_data: validation features; evaluated after each epoch unless `eval_strategy` says
-            otherwise.
+        eval_data: validation features, evaluated after each epoch unless `eval_strategy` is set.
         config: written into the run folder as `config.yaml`.
-        callbacks: of the library's kind, beside those of this package.
-        settings: those of `Settings` and any field of the library's `TrainingArguments`, such as
-            `lora=Lora(r=8)`, `learning_rate=1e-3`, `max_steps=100`.
+        callbacks: the library's callbacks, beside those of this package.
 
     Raises:
-        TrainingError: the folder exists or another run is writing it, the weights are not float32,
-            settings do not fit together, there is nothing to learn, the loss is not finite, or
-            memory or disk do not suffice.
-        FreezingError: see `freezing.freeze`.
-        AdapterError: see `adapters.attach`.
+        TrainingError: settings cannot work (see `check_settings`), the weights are not float32,
+            nothing is to be learned, the loss is not finite, or memory or disk are too small.
+        TrackingError: the tracker's package is missing.
+        FreezingError, AdapterError: see `freezing.freeze` and `adapters.attach`.
     """
-    options = Settings.of(**settings)
-    job = UnfinishedRun(options, Path(output_dir), eval_data is not None)
-    job.record = _record(options, job.arguments, choice, prompt_format, train_data, eval_data)
-    if run := job.finished():
-        return run
-    embeddings = model.get_input_embeddings().num_embeddings
-    findings = check_data(train_data, tokenizer, embeddings, "training")
-    findings += check_data(eval_data, tokenizer, embeddings, "validation") if eval_data else []
-    wanted = options.lora.base_dtype if options.lora else "float32"
-    if any(weight.dtype != getattr(torch, wanted) for weight in model.parameters()):
-        raise TrainingError(f"the weights are not {wanted}; load the model with dtype {wanted}")
+    run = check_settings(settings, output_dir, eval_data is not None)
+    run.record = _record(settings, run.arguments, choice, prompt_format, train_data, eval_data)
+    if finished := run.finished():
+        return finished
+    checks = _check_inputs(model, tokenizer, settings, train_data, eval_data)
     with (
-        job.place() as checkpoint,
-        _told(),
-        tracked(options.tracking, job.partial, job.folder.name) as tracker,
+        run.reserved() as checkpoint,
+        _shortages_explained(),
+        tracked(settings.tracking, run.partial, run.folder.name) as tracker_fields,
     ):
-        transformers.set_seed(options.seed)  # an adapter begins with random numbers
-        if options.freeze:
-            freeze(model, options.freeze)
-        if options.lora:
-            model = adapters.attach(model, options.lora)
-        job.record["weights"] = trained_weights(model).to_dict(orient="records")
-        trainer = SupervisedTrainer(
-            model=model,
-            args=make_training_arguments(
-                job.partial / "checkpoints",
-                options.seed,
-                options.precision,
-                **job.arguments | tracker,
-            ),
-            train_dataset=train_data.features,
-            eval_dataset=eval_data.features if eval_data else None,
-            processing_class=tokenizer,
-            data_collator=PaddingCollator(tokenizer.pad_token_id),
-            callbacks=[*_callbacks(options, job.partial, tokenizer, eval_data), *callbacks],
-            max_tokens=options.max_tokens,
-            prompt_loss=options.prompt_loss,
+        model = _with_method(model, settings)
+        run.record["weights"] = trained_weights(model).to_dict(orient="records")
+        arguments = make_training_arguments(
+            run.partial / "checkpoints", settings, eval_data is not None, **tracker_fields
         )
-        if trainer.is_fsdp_enabled and options.lora and options.lora.merge:
-            raise TrainingError(
-                "lora.merge: no process of FSDP holds all weights; leave it out, and "
-                "models.load merges when it reads the run folder"
-            )
-        _keep_freed_memory()
-        # FSDP has no model on this device yet, and perhaps no room for a whole one.
-        if options.preflight and not checkpoint and not trainer.is_fsdp_enabled:
-            findings += preflight(trainer, train_data)
-            tell(findings)
-        job.record["preflight"] = as_records(findings)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        job.record |= _outcome(trainer)
-        # The Trainer leaves autocast wrapped around `forward`: the model would answer otherwise
-        # than the saved one does.
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        job.finish(trainer, prompt_format, options.lora, config)
-    return first_finds(lambda: Run.load(job.folder))
+        own_callbacks = _callbacks(settings, run.partial, tokenizer, eval_data)
+        trainer = SupervisedTrainer(
+            model,
+            arguments,
+            PaddingCollator(tokenizer.pad_token_id),
+            train_data.features,
+            eval_data.features if eval_data else None,
+            tokenizer,
+            callbacks=[*own_callbacks, *callbacks],
+            max_tokens=settings.max_tokens,
+            prompt_loss=settings.prompt_loss,
+        )
+        _work(trainer, run, settings, train_data, checks, checkpoint)
+        run.finish(trainer, prompt_format, settings.lora, config)
+    return on_rank_0(lambda: Run.load(run.folder))
 
 
 def _record(
@@ -153,13 +139,15 @@ def _record(
     train_data: TokenizedExamples,
     eval_data: TokenizedExamples | None,
 ) -> dict[str, Any]:
-    """Return what is known of a run before it starts, with a fingerprint of all that decides it."""
-    told = settings.model_dump(mode="json", exclude_none=True)
-    told |= {"precision": resolve_precision(settings.precision), "training_arguments": arguments}
-    record = {
+    """Return what is known of a run before it starts, with a fingerprint of what decides it."""
+    # Of a `TrainingConfig` only its part that is `Settings`: data and model are recorded as such.
+    names = set(Settings.model_fields)
+    values: dict[str, Any] = settings.model_dump(mode="json", include=names, exclude_none=True)
+    values |= {"precision": resolve_precision(settings.precision), "training_arguments": arguments}
+    record: dict[str, Any] = {
         "model": choice.record(),
         "method": settings.method,
-        "settings": told,
+        "settings": values,
         "prompt_format": prompt_format.model_dump(mode="json"),
         "data": {
             name: {**data.counts, "fingerprint": features_fingerprint(data.features)}
@@ -167,17 +155,73 @@ def _record(
             if data
         },
     }
-    shown = {"if_exists", "tracking", "preflight"}
-    deciding = {name: value for name, value in told.items() if name not in shown}
-    quiet = {name: value for name, value in arguments.items() if name != "disable_tqdm"}
-    count = processes(arguments.get("ddp_timeout", 1800)).num_processes
-    if count > 1:  # each takes a batch of its own
+    without_effect = {"if_exists", "tracking", "preflight"}
+    deciding = {name: value for name, value in values.items() if name not in without_effect}
+    deciding["training_arguments"] = {
+        name: value for name, value in arguments.items() if name != "disable_tqdm"
+    }
+    if (count := processes().num_processes) > 1:  # each has batches of its own
         deciding["processes"] = count
-    # Not of the reason for the choice, which may be worded anew each time.
-    record["fingerprint"] = fingerprint_of(
-        {**record, "model": choice.name, "settings": {**deciding, "training_arguments": quiet}}
-    )
+    # Without the reason for the model's choice, which may be worded differently each time.
+    record["fingerprint"] = fingerprint_of({**record, "model": choice.name, "settings": deciding})
     return record
+
+
+def _check_inputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    train_data: TokenizedExamples,
+    eval_data: TokenizedExamples | None,
+) -> list[Check]:
+    """Check data and weights, before anything is written."""
+    embeddings = len(cast(torch.Tensor, model.get_input_embeddings().weight))
+    checks = check_data(train_data, tokenizer, embeddings, "training")
+    if eval_data:
+        checks += check_data(eval_data, tokenizer, embeddings, "validation")
+    dtype = _dtype_to_load(settings)
+    if any(weight.dtype != getattr(torch, dtype) for weight in model.parameters()):
+        raise TrainingError(f"the weights are not {dtype}; load the model with dtype {dtype}")
+    return checks
+
+
+def _dtype_to_load(settings: Settings) -> str:
+    return settings.lora.base_dtype if settings.lora else "float32"
+
+
+def _with_method(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
+    """Return the model with weights frozen, or with an adapter."""
+    transformers.set_seed(settings.seed)  # an adapter begins with random numbers
+    if settings.freeze:
+        freeze(model, settings.freeze)
+    return adapters.attach(model, settings.lora) if settings.lora else model
+
+
+def _work(
+    trainer: SupervisedTrainer,
+    run: UnfinishedRun,
+    settings: Settings,
+    train_data: TokenizedExamples,
+    checks: list[Check],
+    checkpoint: Path | None,
+) -> None:
+    """Do the pre-flight and the training, and record them."""
+    if trainer.is_fsdp_enabled and settings.lora and settings.lora.merge:
+        raise TrainingError(
+            "lora.merge: no process of FSDP holds all weights; leave it out, and "
+            "models.load merges when it reads the run folder"
+        )
+    _keep_freed_memory()
+    # FSDP has no model on this device yet, and perhaps no room for a whole one.
+    if settings.preflight and not checkpoint and not trainer.is_fsdp_enabled:
+        checks = checks + preflight(trainer, train_data, settings)
+        log_checks(checks)
+    run.record["preflight"] = as_records(checks)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    run.record |= _outcome(trainer)
+    # The Trainer leaves autocast wrapped around `forward`: the model would answer otherwise than
+    # the saved one does.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
 def _callbacks(
@@ -199,7 +243,7 @@ def _callbacks(
 
 
 def _outcome(trainer: SupervisedTrainer) -> dict[str, Any]:
-    """Return what a run came to: time, totals, and the best checkpoint, evaluated again.
+    """Return time, totals, and the best checkpoint, whose weights are evaluated again.
 
     Raises:
         TrainingError: the weights in memory are not those of the best checkpoint.
@@ -223,25 +267,26 @@ def _outcome(trainer: SupervisedTrainer) -> dict[str, Any]:
         "best": None,
     }
     if trainer.args.load_best_model_at_end and state.best_model_checkpoint:
-        metric = trainer.args.metric_for_best_model
+        metric = str(trainer.args.metric_for_best_model)
+        value = cast(float, state.best_metric)  # as there is a best checkpoint
         again = trainer.evaluate()[metric]
-        if not math.isclose(again, state.best_metric, rel_tol=1e-3, abs_tol=1e-4):
+        if not math.isclose(again, value, rel_tol=1e-3, abs_tol=1e-4):
             raise TrainingError(
-                f"the best checkpoint had {metric} {state.best_metric:.6f}, but the weights loaded "
+                f"the best checkpoint had {metric} {value:.6f}, but the weights loaded "
                 f"from it have {again:.6f}; the run is kept unfinished"
             )
         outcome["best"] = {
             "step": state.best_global_step,
             "metric": metric,
-            "value": state.best_metric,
+            "value": value,
             "again": again,
         }
     return outcome
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turn what a full disk or memory raises into one sentence that says what helps."""
+def _shortages_explained() -> Iterator[None]:
+    """Context manager: turn errors of full memory or disk into one message that says what helps."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -251,7 +296,7 @@ def _told() -> Iterator[None]:
             raise
         raise TrainingError(_DISK_FULL) from error
     except Exception as error:
-        if "No space left on device" in str(error):  # safetensors and torch have their own kinds
+        if "No space left on device" in str(error):  # errors of safetensors and torch
             raise TrainingError(_DISK_FULL) from error
         if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
             raise TrainingError(_OUT_OF_MEMORY) from error
@@ -259,15 +304,15 @@ def _told() -> Iterator[None]:
 
 
 _OUT_OF_MEMORY = (
-    "memory did not suffice. What helps, the cheapest first: lower max_tokens (it does not change "
+    "out of memory. What helps, the cheapest first: lower max_tokens (it does not change "
     "what is learned), activation_checkpointing: true, a lower max_length, method: lora, "
     "precision: bf16, a smaller model"
 )
 
 
 _DISK_FULL = (
-    "the disk is full. Whole checkpoints are kept: make room and start the same command again, or "
-    "lower save_total_limit"
+    "the disk is full. Complete checkpoints are kept: make room and start the same command again, "
+    "or lower save_total_limit"
 )
 
 
@@ -299,38 +344,42 @@ def read_features(
 def _read_data(
     config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[TokenizedExamples, TokenizedExamples | None, PromptFormat]:
+    """Return training data, validation data if there are any, and the prompt format."""
     if config.prepared:
         prepared = Prepared.open(config.prepared)
-        prepared.check_tokenizer(tokenizer)
         has_validation = "validation" in prepared.parts
+        config.arguments(has_validation)  # settings that need validation data are refused now
+        prepared.check_tokenizer(tokenizer)
         eval_data = prepared.examples("validation") if has_validation else None
         return prepared.examples(), eval_data, PromptFormat.load(config.prepared)
-    train_data = read_features(config.train, config, tokenizer)
+    source = cast(Source, config.train)  # the config has either `prepared` or `train`
+    train_data = read_features(source, config, tokenizer)
     validation = config.validation
     eval_data = read_features(validation, config, tokenizer) if validation else None
     return train_data, eval_data, config.prompt_format.bind(tokenizer)
 
 
 def run_training(config: TrainingConfig) -> Run:
-    """Do all that a config says: read, tokenize, train, write the run folder.
+    """Check, read and tokenize, load the model, train, and write the run folder.
 
     Raises:
         LabError: of the module where the fault lies; nothing is left half-written.
     """
+    # Whether a prepared dataset has validation data is known once it is open.
+    may_have_validation = config.validation is not None or config.prepared is not None
+    check_settings(config, config.output_dir, may_have_validation)
     choice = models.choose(config.base_model)
     tokenizer = models.load_tokenizer(choice)
     train_data, eval_data, prompt_format = _read_data(config, tokenizer)
-    dtype = config.lora.base_dtype if config.lora else "float32"
-    model, tokenizer = models.load(choice, dtype)
-    settings = {name: getattr(config, name) for name in Settings.model_fields}
+    model, tokenizer = models.load(choice, _dtype_to_load(config))
     return train(
         model,
         tokenizer,
         train_data,
         config.output_dir,
+        config,
         prompt_format=prompt_format,
         choice=choice,
         eval_data=eval_data,
         config=config,
-        **settings,
     )

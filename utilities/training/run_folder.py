@@ -1,4 +1,10 @@
-"""…"""
+"""Run folders: what a fine-tuning run leaves, reading it again, and comparing several.
+
+A run folder holds the weights (or the adapter), tokenizer and prompt format, `run.json` (model
+origin, method, settings, data counts and fingerprints, trained weights, pre-flight, best
+checkpoint, totals, versions, git state), `config.yaml` when it was trained from one,
+`history.jsonl`, `samples.jsonl`, `loss.png` and a model card.
+"""
 
 import dataclasses
 import json
@@ -42,7 +48,7 @@ class Run:
         """Read a run folder.
 
         Raises:
-            TrainingError: it is not one.
+            TrainingError: it is not a finished run.
         """
         folder = Path(folder)
         try:
@@ -51,7 +57,7 @@ class Run:
             has_samples = (folder / SAMPLES).is_file()
             samples = _table(folder / SAMPLES, SAMPLE_COLUMNS) if has_samples else None
         except (OSError, ValueError) as error:
-            raise TrainingError(f"{folder} is no finished run: {error}") from None
+            raise TrainingError(f"{folder} is not a finished run: {error}") from None
         history = history.groupby("step", as_index=False).first()
         return cls(folder, record, history, *([] if samples is None else [samples]))
 
@@ -69,34 +75,34 @@ class Run:
 
 
 def _table(file: Path, columns: list[str]) -> pd.DataFrame:
-    # Not by jsonlines, which refuses NaN: a gradient's norm may be that in a good fp16 run.
+    # Not by jsonlines, which refuses NaN: a gradient's norm may be NaN in a good fp16 run.
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return pd.DataFrame(lines or {name: [] for name in columns})
 
 
 def compare_runs(runs: Sequence[Run | str | Path]) -> pd.DataFrame:
-    """Put runs side by side.
+    """Compare runs in a table, one row per run.
 
     Args:
         runs: runs, or their folders.
 
     Returns:
-        One row a run: `run`, `model`, `method`, the settings in which they differ, `trained`
-        (weights), `loss` (the last), `eval_loss` (of the checkpoint that was kept), `tokens`,
+        Columns `run`, `model`, `method`, the settings in which they differ, `trained` (number of
+        weights), `loss` (the last), `eval_loss` (of the checkpoint that was kept), `tokens`,
         `seconds` and `tokens_per_second`.
 
     Raises:
-        TrainingError: a folder is no finished run.
+        TrainingError: a folder is not a finished run.
 
     Example:
-        `compare(["runs/full", "runs/lora"])`
+        `compare_runs(["runs/full", "runs/lora"])`
     """
-    runs = [run if isinstance(run, Run) else Run.load(run) for run in runs]
-    settings = [_flat(run.record["settings"]) for run in runs]
-    names = list(dict.fromkeys(name for each in settings for name in each))
-    unlike = [n for n in names if len({repr(each.get(n)) for each in settings}) > 1]
+    loaded = [run if isinstance(run, Run) else Run.load(run) for run in runs]
+    settings = [_flat(run.record["settings"]) for run in loaded]
+    names = dict.fromkeys(name for own in settings for name in own)  # in order, each once
+    differing = [name for name in names if len({repr(own.get(name)) for own in settings}) > 1]
     lines = []
-    for run, own in zip(runs, settings, strict=True):
+    for run, own in zip(loaded, settings, strict=True):
         record, totals = run.record, run.record.get("totals", {})
         best = run.best()
         lines.append(
@@ -104,7 +110,7 @@ def compare_runs(runs: Sequence[Run | str | Path]) -> pd.DataFrame:
                 "run": run.folder.name,
                 "model": record["model"]["name"],
                 "method": record.get("method", "full"),
-                **{name: own.get(name) for name in unlike},
+                **{name: own.get(name) for name in differing},
                 "trained": record["weights"][-1]["trained"],
                 "loss": run.history["loss"].dropna().iloc[-1] if len(run.history) else None,
                 "eval_loss": best["value"] if best["metric"] == "eval_loss" else None,
@@ -117,22 +123,23 @@ def compare_runs(runs: Sequence[Run | str | Path]) -> pd.DataFrame:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
+    """Return the settings with those of inner blocks beside them."""
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= value if isinstance(value, dict) else {name: value}
     return flat
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """Return `commit` and `changed` (files that differ from it) of a folder; None outside git."""
+    """Return `commit` and `changed` (number of changed files) of a folder; None outside git."""
 
-    def ask(*question: str) -> str:
-        command = ["git", *question]
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
-        changed = ask("status", "--porcelain", "--untracked-files=no").splitlines()
-        return {"commit": ask("rev-parse", "HEAD"), "changed": len(changed)}
+        changed = git("status", "--porcelain", "--untracked-files=no").splitlines()
+        return {"commit": git("rev-parse", "HEAD"), "changed": len(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None

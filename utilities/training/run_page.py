@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from utilities.files import atomic_write
 from utilities.pages import html
 from utilities.pages.charts import Line, history_charts, line_chart, series, thinned
 from utilities.scores.metrics import is_exact_match
@@ -53,7 +54,9 @@ def write_dashboard(run: Run, others: Sequence[Run] = ()) -> Path:
     }
     cards, footer = _cards(record, run.history), "Made from the files of this run folder alone."
     path = run.folder / RUN_PAGE
-    return html.write_page(path, "Fine-tuning run", run.folder.name, cards, sections, footer)
+    with atomic_write(path) as file:
+        html.write_page(file, "Fine-tuning run", run.folder.name, cards, sections, footer)
+    return path
 
 
 def _cards(record: Record, history: pd.DataFrame) -> str:

@@ -1,40 +1,42 @@
 """The library's Trainer with this package's loss, batches, evaluation and checkpoints."""
 
 import contextlib
+import copy
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from datasets import Dataset
 from torch import nn
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utilities.errors import PlanningError, TrainingError
-from utilities.features.tokenization import IGNORE_INDEX
+from utilities.features.tokenization import IGNORE_INDEX, row_lengths
 from utilities.models import adapters
 from utilities.models.loading import without_progress_bars
+from utilities.models.modes import evaluation_mode
 from utilities.models.output_head import has_plain_head
 from utilities.planning.model_sizes import ModelShape, step_flops
-from utilities.training import checkpoints
 from utilities.training.batches import (
+    Order,
     RowChoice,
     RowsByChoice,
     StepBatches,
     into_passes,
-    row_lengths,
 )
-from utilities.training.callbacks import ExactResuming, Samples
+from utilities.training.callbacks import ExactResuming, Samples, SealedCheckpoints
 from utilities.training.loss import SupervisedLoss, supervised_loss
 from utilities.training.loss_sums import KINDS, LossSums
 from utilities.training.used_embedding_rows import UsedRows
 
-# What a pass through the model costs by itself, in tokens: reading the weights, adding gradients.
+# Overhead of a pass through the model, in tokens: reading the weights, adding gradients.
 PASS_COST = {"cpu": 64, "mps": 512, "cuda": 2048}
 
 
+# Tokens of a pass, unless `max_tokens` says otherwise.
 MAX_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 
 
@@ -43,9 +45,15 @@ class SupervisedTrainer(transformers.Trainer):
 
     Every supervised token of a step weighs the same, whatever the batch size, accumulation and
     number of processes; so does every supervised token of an evaluation. A step's rows go through
-    the model in passes of like length. A loss that is not finite stops the run. A checkpoint counts
-    only when it is whole, and is loaded as `from_pretrained` does it.
+    the model in passes of similar length. A loss that is not finite stops the run. A checkpoint
+    counts only when it is complete, and is loaded as `from_pretrained` does it.
     """
+
+    # Narrower than the library's, which trains other things than causal language models too.
+    model: PreTrainedModel
+    processing_class: PreTrainedTokenizerBase | None
+    train_dataset: Dataset | None
+    eval_dataset: Dataset | None
 
     def __init__(
         self,
@@ -59,7 +67,7 @@ class SupervisedTrainer(transformers.Trainer):
         Args:
             args: the library's.
             max_tokens: tokens of one pass, padding included; None for `MAX_TOKENS` of the device.
-            prompt_loss: tell the loss of prompts at evaluations too; they are not learned.
+            prompt_loss: log the loss on prompts at evaluations too; they are not learned.
             kwargs: the library's.
         """
         super().__init__(*args, **kwargs)
@@ -71,11 +79,22 @@ class SupervisedTrainer(transformers.Trainer):
         self.prompt_loss = prompt_loss
         self.fused = has_plain_head(self.model)
         self.shape = _shape_of(self.model)
-        self.used_rows = None
+        self.used_rows: UsedRows | None = None
         self.is_adapter = hasattr(self.model, "peft_config")
+        self.started = time.monotonic()
         self._sums = LossSums()
-        self._started = time.monotonic()
         self.add_callback(ExactResuming(self))
+        # The library would delete older checkpoints before the new one is sealed. So it gets no
+        # limit, in a copy of the arguments, and `SealedCheckpoints` deletes them.
+        self.save_total_limit = self.args.save_total_limit
+        self.args = copy.copy(self.args)
+        self.args.save_total_limit = None
+        self.add_callback(SealedCheckpoints(self, self.save_total_limit))
+
+    @property
+    def bare_model(self) -> PreTrainedModel:
+        """The model without the wrappers of DDP, FSDP and compilation."""
+        return self.accelerator.unwrap_model(self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; of untied input embeddings only the rows that the data use."""
@@ -98,7 +117,7 @@ class SupervisedTrainer(transformers.Trainer):
             self._train_batch_size,
             args.gradient_accumulation_steps,
             args.seed if args.data_seed is None else args.data_seed,
-            args.train_sampling_strategy,
+            cast(Order, args.train_sampling_strategy),
             args.process_index,
             args.world_size,
             args.dataloader_drop_last,
@@ -124,13 +143,18 @@ class SupervisedTrainer(transformers.Trainer):
             for chosen in passes
         ]
 
+    def checkpoints_activations(self, tokens: int) -> bool:
+        """Return whether a pass of that many tokens, padding included, recomputes activations."""
+        too_long = tokens > self.max_tokens and not self.is_fsdp_enabled
+        supported = self.bare_model.supports_gradient_checkpointing
+        return self.args.activation_checkpointing or (too_long and supported)
+
     @contextlib.contextmanager
     def activations_within_budget(self, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
-        """Have a row that is longer than a pass may be computed twice, in place of kept."""
-        model = self.accelerator.unwrap_model(self.model)
-        too_long = inputs["input_ids"].numel() > self.max_tokens
-        is_set = self.args.activation_checkpointing or not model.supports_gradient_checkpointing
-        if not too_long or is_set or self.is_fsdp_enabled:
+        """Turn on activation checkpointing for a row longer than one pass."""
+        model = self.bare_model
+        is_on = self.args.activation_checkpointing  # for all passes
+        if is_on or not self.checkpoints_activations(inputs["input_ids"].numel()):
             yield
             return
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -139,12 +163,17 @@ class SupervisedTrainer(transformers.Trainer):
         finally:
             model.activation_checkpointing_disable()
 
+    def on_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return a batch on the device of the model."""
+        return self._prepare_inputs(batch)
+
     # ---- loss ----
 
-    def _supervised_loss(
+    def loss_of(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], scale: float = 1.0
     ) -> SupervisedLoss:
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        """Return the loss of a pass, times `scale`; see `loss.supervised_loss`."""
+        head = self.bare_model.get_output_embeddings()
         return supervised_loss(model, head, scale=scale, fused=self.fused, **inputs)
 
     def compute_loss(
@@ -158,21 +187,23 @@ class SupervisedTrainer(transformers.Trainer):
         count = num_items_in_batch
         if count is None:
             count = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
-        # Processes average their gradients; the sum over all of them is wanted, if the count is
-        # that of all.
-        together = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        found = self._supervised_loss(model, inputs, together / max(int(count), 1))
-        self._sums.add(found, self._ends(found.targets))
-        return (found.loss, {}) if return_outputs else found.loss
+        # DDP averages the gradients of all processes. If the count is that of all of them, their
+        # sum is needed, so the loss is multiplied by the number of processes.
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        result = self.loss_of(model, inputs, processes / max(int(count), 1))
+        self._sums.add(result, self._kinds(result.targets))
+        return (result.loss, {}) if return_outputs else result.loss
 
-    def _ends(self, targets: torch.Tensor) -> torch.Tensor:
-        """Return 1 where the target is end-of-text, else 0: an index of `KINDS`."""
-        ends = self.model.config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
+    def _kinds(self, targets: torch.Tensor) -> torch.Tensor:
+        """Return the index into `KINDS` of each target: end-of-text, or else response."""
         if self.processing_class is not None:
-            ends = [self.processing_class.eos_token_id]
-        known = torch.tensor([e for e in ends if e is not None], device=targets.device)
-        return torch.isin(targets, known).long()
+            end = self.processing_class.eos_token_id
+        else:
+            end = cast(int | list[int] | None, self.model.config.eos_token_id)
+        ids = end if isinstance(end, list) else [end]
+        ends = torch.tensor([i for i in ids if i is not None], device=targets.device)
+        is_end = torch.isin(targets, ends)
+        return torch.where(is_end, KINDS.index("end"), KINDS.index("response"))
 
     def training_step(
         self,
@@ -180,7 +211,11 @@ class SupervisedTrainer(transformers.Trainer):
         inputs: dict[str, torch.Tensor],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Do forward and backward passes of a batch; stop when the loss is not a number."""
+        """Do forward and backward passes of a batch; return its loss.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
         if num_items_in_batch is None:
             num_items_in_batch = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
         self._sums.tokens += _real_tokens(inputs)
@@ -188,8 +223,9 @@ class SupervisedTrainer(transformers.Trainer):
         passes = self._passes(inputs)
         for number, part in enumerate(passes, 1):
             is_last = number == len(passes)
-            waiting = contextlib.nullcontext() if is_last else self.accelerator.no_sync(model)
-            with waiting, self.activations_within_budget(part):
+            # Gradients are averaged over processes once a batch, with its last pass.
+            no_sync = contextlib.nullcontext() if is_last else self.accelerator.no_sync(model)
+            with no_sync, self.activations_within_budget(part):
                 total += super().training_step(model, part, num_items_in_batch)
         if not torch.isfinite(total):
             raise TrainingError(
@@ -198,10 +234,12 @@ class SupervisedTrainer(transformers.Trainer):
             )
         return total
 
-    def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> float:
-        """Return the operations of a batch, forward and backward, real tokens only.
+    def floating_point_ops(  # type: ignore[override]  # float: a mean row length is in it
+        self, inputs: dict[str, torch.Tensor]
+    ) -> float:
+        """Return the floating point operations of a batch, forward and backward, without padding.
 
-        They are 0 for kinds of models that `model_sizes.ModelShape` does not know.
+        It is 0 for kinds of models that `model_sizes.ModelShape` does not know.
         """
         tokens = _real_tokens(inputs)
         if self.shape is None or not tokens:
@@ -213,8 +251,8 @@ class SupervisedTrainer(transformers.Trainer):
         )
 
     def _saved_flops(self, tokens: int, supervised: int) -> float:
-        """Return what frozen matrices save, less what an adapter costs."""
-        model = self.accelerator.unwrap_model(self.model)
+        """Return the operations saved by frozen matrices, less those of an adapter."""
+        model = self.bare_model
         head = model.get_output_embeddings()
         saved = 0 if head.weight.requires_grad else 2 * head.weight.numel() * supervised
         tables = {id(head.weight), id(model.get_input_embeddings().weight)}
@@ -227,13 +265,13 @@ class SupervisedTrainer(transformers.Trainer):
         return float(saved)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add to a training loss its parts, the tokens so far, and the seconds so far."""
+        """Log; with a training loss also its parts, and tokens and seconds since the start."""
         if "loss" in logs:
             sums = self._sums.drain(self.accelerator)
             self.state.num_input_tokens_seen += sums.tokens
             logs |= sums.losses("loss")
             logs["tokens"] = self.state.num_input_tokens_seen
-            logs["seconds"] = round(time.monotonic() - self._started, 1)
+            logs["seconds"] = round(time.monotonic() - self.started, 1)
         super().log(logs, start_time)
 
     # ---- evaluation ----
@@ -255,8 +293,6 @@ class SupervisedTrainer(transformers.Trainer):
         features = self.eval_dataset if eval_dataset is None else eval_dataset
         if not features:
             raise TrainingError("there is nothing to evaluate on; give eval_data (`validation`)")
-        was_training = self.model.training
-        self.model.eval()
         rows = RowsByChoice(features)
         passes = into_passes(
             row_lengths(features),
@@ -265,13 +301,15 @@ class SupervisedTrainer(transformers.Trainer):
             self.args.per_device_eval_batch_size,
         )
         sums, processes = LossSums(), self.args.world_size
-        for start in range(0, len(passes), processes):
-            mine = start + self.args.process_index
-            counts = mine < len(passes)
-            chosen = passes[mine if counts else 0]
-            batch = self.data_collator([rows[RowChoice(index, counts)] for index in chosen])
-            self._add_evaluation(sums, self._prepare_inputs(batch))
-        self.model.train(was_training)
+        with evaluation_mode(self.model):
+            for start in range(0, len(passes), processes):
+                # With none left, a process repeats the first pass without counting it: wrapped
+                # models wait for each other in each pass.
+                own = start + self.args.process_index
+                is_left = own < len(passes)
+                chosen = passes[own if is_left else 0]
+                batch = self.data_collator([rows[RowChoice(row, is_left)] for row in chosen])
+                self._add_evaluation(sums, self.on_device(batch))
         metrics = sums.drain(self.accelerator).losses(f"{metric_key_prefix}_loss", total=True)
         metrics |= {
             f"{metric_key_prefix}_{name}": value
@@ -285,36 +323,27 @@ class SupervisedTrainer(transformers.Trainer):
         )
         return metrics
 
-    def _add_evaluation(self, sums: "LossSums", inputs: dict[str, torch.Tensor]) -> None:
+    def _add_evaluation(self, sums: LossSums, inputs: dict[str, torch.Tensor]) -> None:
         labels = inputs["labels"]
         with self.accelerator.autocast():
-            found = self._supervised_loss(self.model, inputs)
-            sums.add(found, self._ends(found.targets))
+            result = self.loss_of(self.model, inputs)
+            sums.add(result, self._kinds(result.targets))
             if self.prompt_loss:
-                asked = (labels == IGNORE_INDEX) & inputs["attention_mask"].bool()
-                prompts = inputs["input_ids"].where(asked, IGNORE_INDEX)
-                found = self._supervised_loss(self.model, {**inputs, "labels": prompts})
-                sums.add(found, torch.full_like(found.targets, KINDS.index("prompt")))
+                is_prompt = (labels == IGNORE_INDEX) & inputs["attention_mask"].bool()
+                prompts = inputs["input_ids"].where(is_prompt, IGNORE_INDEX)
+                result = self.loss_of(self.model, {**inputs, "labels": prompts})
+                sums.add(result, torch.full_like(result.targets, KINDS.index("prompt")))
 
     # ---- checkpoints ----
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint and seal it; only then do older ones go."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            with without_progress_bars():
-                super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self.args.output_dir)
-            checkpoints.seal(folder / f"checkpoint-{self.state.global_step}")
-            rotate_checkpoints(
-                output_dir=str(folder),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save weights and tokenizer as the library does, without its progress bars."""
+        with without_progress_bars():
+            super().save_model(output_dir, _internal_call)
+
+    # Two private methods of transformers 5.23 are overridden, for want of a public way to load a
+    # checkpoint: theirs read the file as it is. GPT-NeoX's output head is called `embed_out` in the
+    # file and `lm_head` in memory, and keeps its untrained weights, with no more than a warning.
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
@@ -326,15 +355,11 @@ class SupervisedTrainer(transformers.Trainer):
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
-            self._load_weights(Path(self.state.best_model_checkpoint))
+            self._load_weights(Path(str(self.state.best_model_checkpoint)))
 
     def _load_weights(self, checkpoint: Path) -> None:
-        """Load weights in place, under the names they have in memory.
-
-        The library's own loading reads the file as it is. But GPT-NeoX's output head has another
-        name there, and would be left out without a word.
-        """
-        model = self.accelerator.unwrap_model(self.model)
+        """Load weights in place, by `from_pretrained`, which translates their names."""
+        model = self.bare_model
         if self.is_adapter:
             adapters.load_weights(model, checkpoint)
             return
@@ -342,6 +367,7 @@ class SupervisedTrainer(transformers.Trainer):
             saved = type(model).from_pretrained(
                 checkpoint, dtype=torch.float32, local_files_only=True, use_safetensors=True
             )
+        # With used rows attached the model has one parameter more than the file.
         model.load_state_dict(saved.state_dict(), strict=self.used_rows is None)
         if self.used_rows:
             self.used_rows.reread()
@@ -355,7 +381,7 @@ def _shape_of(model: nn.Module) -> ModelShape | None:
 
 
 def _real_tokens(inputs: dict[str, torch.Tensor]) -> int:
-    """Return the tokens without padding, and without rows that only keep processes in step."""
+    """Count the tokens, without padding and without rows that only keep processes in step."""
     learned = (inputs["labels"] != IGNORE_INDEX).any(dim=1)
     mask = inputs.get("attention_mask")
     return int(inputs["input_ids"][learned].numel() if mask is None else mask[learned].sum())
