@@ -143,8 +143,7 @@ def memory(
         optimizer: a name in `OPTIMIZER_BYTES`.
         activation_checkpointing: layers keep only their input, and recompute the rest.
         base: precision of the frozen weights under adapters.
-        trained: number of weights that are trained, where it is known from the model; None for
-            what follows from `method`, `trained_layers` and `rank`.
+        trained: number of trained weights, as counted in a model; None derives it from the method.
 
     Raises:
         PlanningError: a number is out of range, or a name is unknown.
@@ -156,8 +155,7 @@ def memory(
     depth, own, adapters = trained_part(shape, method, trained_layers, rank)
     if trained is not None:
         own, adapters = (0, trained) if method == "lora" else (trained, 0)
-    check_positive(rows=rows, row_length=row_length)
-    _check_formats(method, precision, base, optimizer)
+    _check_memory(method, rows, row_length, precision, base, optimizer)
     tokens, layers = rows * row_length, depth * shape.layers
     autocast = precision != "fp32"
     of_a_layer = activation_bytes(shape, autocast)
@@ -176,8 +174,11 @@ def memory(
     )
 
 
-def _check_formats(method: Method, precision: str, base: str, optimizer: str) -> None:
-    """Raise a `PlanningError` unless the names are known, and `base` goes with the method."""
+def _check_memory(
+    method: Method, rows: int, row_length: float, precision: str, base: str, optimizer: str
+) -> None:
+    """Raise a `PlanningError` for an unknown name, a number out of range, or a `base` in vain."""
+    check_positive(rows=rows, row_length=row_length)
     check_name("optimizer", optimizer, OPTIMIZER_BYTES)
     check_name("precision", precision, get_args(Precision))
     check_name("precision", base, get_args(Precision))

@@ -182,7 +182,7 @@ class BasicModelRunner:
             prompt_format: how a row becomes text; by default the model's own, else
                 `question_answer`.
             max_length: maximum tokens of a row; see `tokenization.tokenize_rows`.
-            settings: as `training.settings.Settings.of` takes them, such as `learning_rate=1e-4`.
+            settings: fields of `training.Settings`, such as `learning_rate=1e-4`.
 
         Raises:
             RunnerError: no rows are loaded, or the format does not take question and answer.
