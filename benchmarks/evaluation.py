@@ -52,11 +52,11 @@ class _Waiting(Batch):
     ended: set[int] = frozenset()
 
     def step(self):
-        return [token for token in super().step() if token.place not in self.ended]
+        return [token for token in super().step() if token.index not in self.ended]
 
     def drop(self, ended: set[int]) -> None:
         self.ended = self.ended | ended
-        if len(self.ended) == len(self.places):
+        if len(self.ended) == len(self.indices):
             super().drop(self.ended)
 
 

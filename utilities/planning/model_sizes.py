@@ -194,7 +194,7 @@ def _shape_of_config(config: Any) -> ModelShape:
     heads = size("num_attention_heads", "n_head")
     inner = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
     return ModelShape(
-        name=getattr(config, "_name_or_path", "") or kind,
+        name=getattr(config, "name_or_path", "") or kind,
         hidden=hidden,
         layers=size("num_hidden_layers", "n_layer"),
         heads=heads,

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
 from utilities.errors import PromptError, nearest
 from utilities.prompts.base import PromptFormat, not_text
+from utilities.upstream import render_chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -186,20 +187,14 @@ class ChatFormat(PromptFormat):
             return len(text.rstrip())  # the template ends a turn in another way
         return position + len(self.eos_token)
 
-    def _render(self, messages: list[Mapping[str, str]], announce: bool) -> str:
+    def _render(self, messages: Sequence[Mapping[str, str]], announce: bool) -> str:
         from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            (text,), _ = render_jinja_template(
-                [messages],
-                chat_template=self.chat_template,
-                add_generation_prompt=announce,
-                **self.variables,
-            )
+            template = cast(str, self.chat_template)  # `_messages` has checked it
+            return render_chat_template(template, messages, announce, self.variables)
         except TemplateError as error:
             raise PromptError(f"the chat template refuses the messages: {error}") from None
-        return text
 
 
 def _message_fault(message: Any) -> str | None:

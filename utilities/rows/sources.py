@@ -35,6 +35,7 @@ from utilities.rows.readers import (
     read_saved,
     read_table,
 )
+from utilities.upstream import dataset_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +67,13 @@ class Method(NamedTuple):
 
     read: Callable[..., Iterator[RawRow]]
     location: str
-    keys: frozenset[str] | None
+    keys: set[str] | None
 
 
 METHODS = {
-    "files": Method(read_files, "path", frozenset({"path", "split", "format", "delimiter"})),
+    "files": Method(read_files, "path", {"path", "split", "format", "delimiter"}),
     "load_dataset": Method(read_dataset, "path", None),
-    "load_from_disk": Method(read_saved, "dataset_path", frozenset({"dataset_path", "split"})),
+    "load_from_disk": Method(read_saved, "dataset_path", {"dataset_path", "split"}),
 }
 
 
@@ -313,7 +314,7 @@ def fingerprint(source: Source) -> str:
             with open(name, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     if source.method == "load_dataset":
-        digest.update(load_dataset(**source.kwargs)._fingerprint.encode())
+        digest.update(dataset_fingerprint(load_dataset(**source.kwargs)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -27,6 +27,7 @@ from utilities.prompts.chat import ChatFormat
 from utilities.rows.sources import Source, read_rows
 from utilities.rows.splitting import split_rows
 from utilities.training.trainer import SupervisedTrainer as _Trainer
+from utilities.upstream import use_one_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class Trainer(_Trainer):
         if model.dtype in (torch.float16, torch.bfloat16):
             logger.warning("the weights are %s; they are trained in float32", model.dtype)
             model.float()
-        args._n_gpu = min(1, args.n_gpu)  # one process drives one GPU
+        use_one_gpu(args)
         # Padding is masked by length, so any id is right.
         super().__init__(model, args, data_collator or PaddingCollator(0), **kwargs)
         model.config.use_cache = True  # the library turns it off, generation needs it

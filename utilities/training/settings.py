@@ -21,6 +21,7 @@ from utilities.models.freezing import Freeze
 from utilities.prompts.built_in import QUESTION_ANSWER, ConfigPromptFormat
 from utilities.rows.sources import ConfigSource
 from utilities.tracking import Tracking
+from utilities.upstream import use_one_gpu
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -293,8 +294,7 @@ def make_training_arguments(
         )
     except (TypeError, ValueError) as error:
         raise TrainingError(f"training_arguments: {error}") from None
-    # One process drives one GPU; more of them go through `accelerate launch`.
-    result._n_gpu = min(1, result.n_gpu)
+    use_one_gpu(result)  # more of them go through `accelerate launch`
     # The library would take `accelerate launch`'s where neither bf16 nor fp16 is set.
     result.mixed_precision = "no" if precision == "fp32" else precision
     return result
