@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ import torch
 
 from tests.conftest import ROOT, ROWS, run_module, tiny_model
 from tests.test_endpoint import Server, chat
+from tests.test_run_page import EVIL, Page
 from utilities.errors import AnalysisError, EvaluationError, TrackingError
 from utilities.evaluation.forgetting_ratio import forgetting
 from utilities.evaluation.run import run_evaluation
@@ -183,24 +183,13 @@ def test_run_writes_predictions_and_scores(model_folder, data_file, tmp_path):
     assert "model: 5 answers, 0 failed" in (folder / "evaluation.log").read_text()
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.headings, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-
-    def handle_data(self, data):
-        self.text += data
-        if self.tags[-1:] == ["h2"]:
-            self.headings.append(data.strip())
-
-
 def test_the_report_says_all_of_it_and_runs_nothing(model_folder, tmp_path, fake_offline_model):
     rows = [
-        {**row, "topic": "<script>alert(1)</script>" if n % 2 else "b"}
+        {
+            "question": row["question"] + EVIL,
+            "answer": row["answer"],
+            "topic": EVIL * (n % 2) or "b",
+        }
         for n, row in enumerate(ROWS)
     ]
     data, neutral = tmp_path / "data.jsonl", tmp_path / "neutral.txt"
@@ -213,6 +202,7 @@ def test_the_report_says_all_of_it_and_runs_nothing(model_folder, tmp_path, fake
             tmp_path,
             test=str(data),
             base_model=str(fake_offline_model),
+            beside={"range": str(model_folder)},  # also the name of a column
             group_by=("topic",),
             refusal="let's get back to fine-tuning",
             neutral_text=neutral,
@@ -221,9 +211,10 @@ def test_the_report_says_all_of_it_and_runs_nothing(model_folder, tmp_path, fake
         progress=False,
     )
     page = Page((tmp_path / "out" / "report.html").read_text())
-    assert "script" not in page.tags and "alert(1)" in page.text
+    assert {"script", "img"}.isdisjoint(page.tags) and page.text.count(EVIL) > 20
     for heading in ("How good is it?", "What kind of wrong?", "What has training cost?", "Answers"):
-        assert any(heading in found for found in page.headings)
+        assert heading in page.headings
+    assert "metric nearest question most frequent answer model base model range range" in page.text
     assert page.text.count("Makes up") == 0 and "state similarity" in page.text
     assert evaluation.forgetting == (1, 1, 1)  # the same model twice
     assert {"refusal_recall"} <= set(evaluation.scores["metric"])
@@ -232,6 +223,7 @@ def test_the_report_says_all_of_it_and_runs_nothing(model_folder, tmp_path, fake
         "nearest question",
         "most frequent answer",
         "base model",
+        "range",
     }
 
 

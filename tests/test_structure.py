@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.test_run_page import make_run
 
 PACKAGE = ROOT / "utilities"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -136,6 +137,18 @@ plan("pythia-70m", {"rows": 10, "tokens": 100, "supervised_tokens": 50})
 """
 
 
+PAGE_OF_A_RUN = """
+from utilities.training import Run, write_dashboard
+write_dashboard(Run.load({folder!r}))
+"""
+
+
 def test_light_packages_load_no_torch():
     assert loaded_by(LIGHT) == set()
     assert "torch" in loaded_by("from utilities import train; train")
+
+
+def test_reading_and_drawing_a_run_folder_loads_no_torch(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert loaded_by(PAGE_OF_A_RUN.format(folder=str(run.folder))) == set()
+    assert (run.folder / "dashboard.html").is_file()

@@ -11,6 +11,7 @@ from utilities.errors import TrainingError
 from utilities.features.collation import PaddingCollator
 from utilities.features.tokenization import tokenize_examples
 from utilities.models.choice import ModelChoice
+from utilities.models.freezing import Freeze
 from utilities.prompts.base import PromptFormat
 from utilities.prompts.built_in import QUESTION_ANSWER
 from utilities.training.loss import supervised_loss
@@ -163,6 +164,14 @@ def test_run_folder_is_whole_and_loads_again(model, tokenizer, data, tmp_path):
     assert loaded.config.use_cache
     ids = loaded_tokenizer("What is an epoch?", return_tensors="pt")["input_ids"]
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
+
+
+def test_a_run_that_freezes_does_not_freeze_for_the_next_one(tokenizer, data, tmp_path):
+    model = tiny_model("llama")
+    first = fit(model, tokenizer, data, tmp_path / "first", freeze=Freeze(groups=["embeddings"]))
+    second = fit(model, tokenizer, data, tmp_path / "second")
+    frozen, trained = first.record["weights"][-1], second.record["weights"][-1]
+    assert frozen["trained"] < frozen["weights"] == trained["trained"]
 
 
 def test_the_same_seed_gives_the_same_run(tokenizer, data, tmp_path):

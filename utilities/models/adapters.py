@@ -70,8 +70,8 @@ def attach(model: "PreTrainedModel", lora: Lora) -> "PreTrainedModel":
         task_type="CAUSAL_LM",
     )
     try:
-        # A PeftModel forwards what it does not define itself to the model that it wraps.
         with _without_peft_warning():
+            # A PeftModel forwards what it does not define itself to the model that it wraps.
             return cast("PreTrainedModel", get_peft_model(model, config))
     except ValueError as error:
         raise AdapterError(f"targets {list(lora.targets)}: {error}") from None
@@ -100,8 +100,7 @@ def merged(base: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     from peft import PeftModel
 
     try:
-        with _without_peft_warning():
-            return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     except Exception as error:  # peft, safetensors and torch each raise their own kinds
         raise AdapterError(f"the adapter in {folder} cannot be loaded: {error}") from error
 

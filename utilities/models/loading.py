@@ -148,12 +148,15 @@ def without_progress_bars() -> Iterator[None]:
 
     They take half a second or so, and a bar for each would bury the output of a command.
     """
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
-    was_on = logging.is_progress_bar_enabled()
+    was_on, hub_was_off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         if was_on:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # those of the hub's downloads with them
+            if hub_was_off:
+                disable_progress_bars()

@@ -100,7 +100,9 @@ class Settings(StrictModel):
     seed: int = Field(default=42, ge=0)
     """Seed of row order, dropout and adapter; same seed, data and machine give the same run."""
     precision: PrecisionChoice = "auto"
-    """Precision of matrix products; see `resolve_precision`. Trained weights are always float32."""
+    """Precision of matrix products; `auto` is 16 bits where the machine computes in them. Trained
+    weights are always float32.
+    """
     if_exists: IfExists = "refuse"
     """What to do if the run folder exists: `refuse`; `reuse` it if model, data and settings are the
     same, and train again if they are not; or `overwrite` it. An old folder is deleted only once the
@@ -306,7 +308,7 @@ class TrainingConfig(Settings):
     base_model: ModelName = "auto"
     """Model to fine-tune: `auto`, a hub id, or a folder."""
     train: ConfigSource | None = None
-    """Training rows; see `sources.Source`."""
+    """Training rows."""
     validation: ConfigSource | None = None
     """Validation rows; null for none."""
     prepared: ConfigPath | None = None
@@ -318,7 +320,7 @@ class TrainingConfig(Settings):
     max_length: int = Field(default=512, ge=3)
     """Most tokens of a row, prompt, response and end-of-text together."""
     shorten: Shorten = "prompt_left"
-    """What a longer row loses; see `shortening.Shorten`."""
+    """What a longer row loses; see `features.shortening.Shorten`."""
     output_dir: ConfigPath
     """Run folder to write."""
 
