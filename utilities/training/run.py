@@ -82,8 +82,7 @@ def train(
     """Fine-tune a model in place and write a run folder; progress and loss are shown.
 
     Args:
-        model: in float32, as `models.load` returns it.
-        tokenizer: the model's own.
+        model: in float32, with its `tokenizer`, as `models.load` returns both.
         train_data: what `tokenize_rows` or `Prepared.examples` returned.
         output_dir: the run folder to make.
         settings: such as `Settings.of(max_steps=100, lora=Lora(r=8), learning_rate=1e-3)`.
