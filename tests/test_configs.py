@@ -14,7 +14,7 @@ from utilities.prompts.base import PromptFormat
 from utilities.prompts.built_in import FORMATS
 from utilities.rows.readers import find_files
 from utilities.rows.sources import Source
-from utilities.training.settings import ArgumentFields, TrainingConfig
+from utilities.training.settings import TrainingConfig
 
 MODELS = {
     "audit": AuditConfig,
@@ -50,8 +50,6 @@ def fields_of(model):
     """Yield the names of a config model's fields, and of those of the models in them."""
     for name, field in model.model_fields.items():
         yield name
-        if field.annotation is ArgumentFields:  # the library's, over a hundred
-            continue
         for annotation in (field.annotation, *get_args(field.annotation)):
             if hasattr(annotation, "model_fields") and not issubclass(
                 getattr(annotation, "__origin__", annotation), PromptFormat
