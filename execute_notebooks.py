@@ -1,10 +1,10 @@
-"""Executes every notebook in order, each in its own kernel, and writes the pages of the course.
+"""Execute all notebooks in order, each in its own kernel, and write the course's HTML pages.
 
     python execute_notebooks.py             executed copies as HTML, with an index, in build/course/
-    python execute_notebooks.py --save      the same, and keeps the outputs in the notebooks
-    python execute_notebooks.py 05 06       only notebooks whose names start so
+    python execute_notebooks.py --save      the same, and saves the outputs in the notebooks
+    python execute_notebooks.py 05 06       only notebooks whose names start with 05 or 06
 
-A notebook that fails does not keep the others from running; the exit status is then 1.
+If a notebook fails, the others run nevertheless; the exit status is then 1.
 """
 
 import argparse
@@ -34,14 +34,14 @@ PROGRESS_BAR_MIME = "application/vnd.jupyter.widget-view+json"
 
 
 def execute(path: Path) -> tuple[nbformat.NotebookNode, str | None]:
-    """Run a notebook in its own folder; return it with its outputs, and the error if any."""
+    """Execute a notebook in its own folder; return it with its outputs, and the error or None."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
         timeout=CELL_SECONDS,
         kernel_name="python3",
         record_timing=False,
-        extra_arguments=["--log-level=40"],  # or the kernel warns of TCP on every start
+        extra_arguments=["--log-level=40"],  # without it the kernel warns of TCP at every start
         resources={"metadata": {"path": str(path.parent)}},
     )
     try:
@@ -52,7 +52,7 @@ def execute(path: Path) -> tuple[nbformat.NotebookNode, str | None]:
 
 
 def normalize(notebook: nbformat.NotebookNode) -> None:
-    """Drop what changes from run to run: counts, timing, progress bars, widget state, folders."""
+    """Remove what differs between runs: counts, timing, progress bars, widget state, folders."""
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
@@ -75,7 +75,7 @@ def _is_progress(output: nbformat.NotebookNode) -> bool:
 
 
 def write_page(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Write an executed notebook as one HTML file with its pictures inside."""
+    """Write an executed notebook as one HTML file with its images embedded."""
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -86,21 +86,21 @@ def write_page(notebook: nbformat.NotebookNode, path: Path) -> None:
 
 
 def _link_from_page(link: re.Match) -> str:
-    """Return a link of a notebook as its page needs it.
+    """Rewrite a link of a notebook for its page: images are embedded, notebooks become pages.
 
-    The exporter could put pictures into the page too, but it closes each `<details>` on the way.
+    The exporter can embed images too, but it then closes every `<details>` too early.
     """
     is_image, text, target = link.groups()
-    place = (NOTEBOOKS / target).resolve()
-    if "://" in target or not place.exists():
+    file = (NOTEBOOKS / target).resolve()
+    if "://" in target or not file.exists():
         return link[0]
     if is_image:
-        picture = base64.b64encode(place.read_bytes()).decode()
-        target = f"data:{mimetypes.guess_type(place.name)[0]};base64,{picture}"
-    elif place.parent == NOTEBOOKS:
-        target = f"{place.stem}.html"
+        image = base64.b64encode(file.read_bytes()).decode()
+        target = f"data:{mimetypes.guess_type(file.name)[0]};base64,{image}"
+    elif file.parent == NOTEBOOKS:
+        target = f"{file.stem}.html"
     else:
-        target = Path(os.path.relpath(place, PAGES)).as_posix()
+        target = Path(os.path.relpath(file, PAGES)).as_posix()
     return f"{is_image}[{text}]({target})"
 
 
@@ -110,12 +110,12 @@ def title(notebook: nbformat.NotebookNode) -> str:
 
 
 def stated_minutes(notebook: nbformat.NotebookNode) -> int:
-    """Return the minutes on two CPU cores that the notebook says it needs."""
+    """Return the minutes on two CPU cores that the notebook states."""
     return int(re.search(r"\*\*Needs:\*\* about (\d+) minute", notebook.cells[0].source)[1])
 
 
 def write_index(results: list[tuple[Path, str, int, float, str | None]]) -> None:
-    """Write the page that lists the notebooks with their times and fates."""
+    """Write the index page: the notebooks with their times and results."""
     rows = "\n".join(
         f'<tr><td><a href="{path.stem}.html">{html.escape(name)}</a></td>'
         f"<td>{minutes} min</td><td>{seconds:.0f} s</td>"

@@ -27,7 +27,7 @@ PACKED_LENGTH = 2048
 
 
 def repeated(data: Path, rows: int, folder: Path) -> Path:
-    """Write the rows of a file again and again until there are enough; leave faulty ones out."""
+    """Repeat the rows of a file until there are enough, without those that lack an answer."""
     lines = [line for line in data.read_text(encoding="utf-8").splitlines() if line.strip()]
     good = [line for line in lines if json.loads(line)["answer"].strip()]
     path = folder / "rows.jsonl"
@@ -53,7 +53,7 @@ def one_row_at_a_time(path: Path, tokenizer_name: str, folder: Path) -> dict:
 
     start = time.perf_counter()
     loaded = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=folder)
-    # Such courses then add the labels as a column of their own: far slower, and not counted.
+    # Such courses then add the labels as another column: far slower, and not measured.
     done = loaded.map(tokenize, batched=True, batch_size=1, drop_last_batch=True)
     return {"seconds": time.perf_counter() - start, "rows": len(done)}
 
@@ -128,7 +128,7 @@ PROGRAMS = {
 
 
 def packing_only(rows: int) -> dict[str, float]:
-    """Pack the same lengths with TRL's best-fit and with ours; return the seconds of each."""
+    """Pack the same lengths with TRL's best-fit and with this package; return the seconds."""
     import datasets
     import numpy as np
     from trl.data_utils import pack_dataset

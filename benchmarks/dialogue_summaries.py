@@ -1,13 +1,15 @@
-"""Do the bundled dialogues teach a small model to summarize? ROUGE-L, tuned against two rivals.
+"""Do the bundled dialogues teach a small model to summarize? ROUGE-L, tuned against two baselines.
 
     python benchmarks/dialogue_summaries.py
+    python benchmarks/dialogue_summaries.py --limit 8    a quick trial
 
 Fine-tunes the course's model for one epoch on `data/dialogues` (about three minutes on two cores),
 summarizes the test dialogues, and prints a table: mean ROUGE-L F1 (0 to 1) with its 95 % bootstrap
-interval over dialogues, for a first-sentence baseline, the untuned and the tuned model, and for the
-paired differences.
+interval over dialogues, for the first sentence, the untuned and the tuned model, and for the paired
+differences.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -34,9 +36,9 @@ FORMAT = TemplateFormat(
 SEED = 42
 
 
-def read(split: str) -> list[dict]:
-    """Return a split's rows, contexts put before the dialogue."""
-    rows = read_rows(bundled(f"data/dialogues/{split}.jsonl"), USER_ASSISTANT)
+def read(split: str, limit: int | None) -> list[dict]:
+    """Return the first rows of a split, the contexts joined to the dialogue."""
+    rows = read_rows(bundled(f"data/dialogues/{split}.jsonl"), USER_ASSISTANT)[:limit]
     for row in rows:
         row["dialogue"] = "\n".join([*row.get("contexts", []), row["input"]])
     return rows
@@ -44,16 +46,21 @@ def read(split: str) -> list[dict]:
 
 def mean_with_interval(values: np.ndarray) -> str:
     """Return a mean and its bootstrap interval as text."""
-    picks = np.random.default_rng(SEED).integers(0, len(values), (10_000, len(values)))
-    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
+    resamples = np.random.default_rng(SEED).integers(0, len(values), (10_000, len(values)))
+    low, high = np.quantile(values[resamples].mean(axis=1), [0.025, 0.975])
     return f"{values.mean():.3f} | {low:.3f} to {high:.3f}"
 
 
 def main() -> int:
-    """Train, summarize, print."""
+    """Summarize, train, summarize again, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--limit", type=int, help="rows of each split; all by default")
+    limit = parser.parse_args().limit
     choice = models.choose()
     model, tokenizer = models.load(choice)
-    rows = read("test")
+    rows = read("test", limit)
     prompts = [FORMAT.prompt(row) for row in rows]
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
 
@@ -62,12 +69,12 @@ def main() -> int:
         return np.array([scorer.score(r["response"], a)["rougeL"].fmeasure for r, a in pairs])
 
     def summarize() -> np.ndarray:
-        return rouge(generate(model, tokenizer, prompts, 50, 16, FORMAT.stop, progress=True))
+        return rouge(generate(model, tokenizer, prompts, 50, FORMAT.stop, progress=True))
 
     first = rouge([row["input"].splitlines()[0].split(": ", 1)[1] for row in rows])
     untuned = summarize()
     data, validation = (
-        tokenize_examples([FORMAT.example(row) for row in read(split)], tokenizer, 320)
+        tokenize_examples([FORMAT.example(row) for row in read(split, limit)], tokenizer, 320)
         for split in ("train", "validation")
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""How fast is generation, and how fast is scoring? Ours and its peers, the same model and prompts.
+"""How fast are generation and scoring? This package and its peers, the same model and prompts.
 
     python benchmarks/evaluation.py --data lamini_docs.jsonl --tokenizer EleutherAI/pythia-70m
     python benchmarks/evaluation.py … --stopping     answers that end at different lengths
@@ -14,10 +14,9 @@ round to round, and first answers 8 of the questions to warm up; loading is left
 
 The answers of every program are compared, token for token, with the seed loop's of the round.
 
-`--stopping` gives end-of-text a fixed chance at every token, so that answers end at different
-lengths, 25 tokens on average, and draws (temperature 1) up to 120 tokens, as long answers are
-where it matters. `all wait` keeps answers that have ended in the batch until its last one ends, as
-libraries do; nothing else differs.
+`--stopping` gives end-of-text a fixed probability at every token, so that answers end at different
+lengths, 25 tokens on average, and samples (temperature 1) up to 120 tokens. `all wait` keeps
+answers that have ended in the batch until its last one ends, as libraries do; nothing else differs.
 """
 
 import argparse
@@ -36,7 +35,7 @@ import transformers
 
 from utilities import models
 from utilities.config import bundled
-from utilities.inference import decoding, local_model
+from utilities.inference import local_model
 from utilities.inference.decoding import Batch
 from utilities.inference.generation import Generation
 from utilities.prompts.built_in import QUESTION_ANSWER
@@ -48,16 +47,16 @@ ROWS = 10_000
 
 
 class _Waiting(Batch):
-    """A batch that nothing leaves before all have ended."""
+    """A batch that keeps all answers until the last one has ended."""
 
     ended: set[int] = frozenset()
 
     def step(self):
-        return [token for token in super().step() if token.place not in self.ended]
+        return [token for token in super().step() if token.index not in self.ended]
 
     def drop(self, ended: set[int]) -> None:
         self.ended = self.ended | ended
-        if len(self.ended) == len(self.places):
+        if len(self.ended) == len(self.indices):
             super().drop(self.ended)
 
 
@@ -74,16 +73,15 @@ def one_by_one(model, tokenizer, prompts: list[str]) -> list[list[int]]:
 
 
 def pipeline(batch_size: int) -> Callable[..., list[list[int]]]:
-    """Return a program that answers with transformers' pipeline."""
+    """Return a program that generates with transformers' pipeline."""
 
     def answer(model, tokenizer, prompts: list[str]) -> list[list[int]]:
         tokenizer.padding_side = "left"
         write = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
         settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "return_tensors": True}
-        found = write(prompts, batch_size=batch_size, **settings)
-        whole = [each[0]["generated_token_ids"] for each in found]
+        outputs = write(prompts, batch_size=batch_size, **settings)
         # The prompt and its padding come before the answer.
-        return [ids[-NEW_TOKENS:] for ids in whole]
+        return [output[0]["generated_token_ids"][-NEW_TOKENS:] for output in outputs]
 
     return answer
 
@@ -92,7 +90,7 @@ def ours(model, tokenizer, prompts: list[str]) -> list[list[int]]:
     """Answer with this package."""
     settings = Generation(max_new_tokens=NEW_TOKENS)
     answers = dict(local_model.LocalModel(model, tokenizer).answers(prompts, settings))
-    return [answers[place].ids for place in range(len(prompts))]
+    return [answers[index].ids for index in range(len(prompts))]
 
 
 def stopping(batch: type[Batch]) -> Callable[..., list[list[int]]]:
@@ -103,10 +101,10 @@ def stopping(batch: type[Batch]) -> Callable[..., list[list[int]]]:
         bias = torch.zeros(head.out_features)
         bias[tokenizer.eos_token_id] = math.log(head.out_features / (MEAN - 1))
         head.bias = torch.nn.Parameter(bias)
-        decoding.Batch = batch
+        local_model.Batch = batch  # each program has a process of its own
         settings = Generation(max_new_tokens=LONG, temperature=1.0)
         answers = dict(local_model.LocalModel(model, tokenizer).answers(prompts, settings))
-        return [answers[place].ids for place in range(len(prompts))]
+        return [answers[index].ids for index in range(len(prompts))]
 
     return answer
 
@@ -118,16 +116,16 @@ PROGRAMS: dict[str, Callable[..., list[list[int]]]] = {
 }
 STOPPING = {
     "this package, all wait": stopping(_Waiting),
-    "this package, who has ended leaves": stopping(Batch),
+    "this package, ended ones leave": stopping(Batch),
 }
 
 
 def read(data: str) -> list[str]:
     """Return the prompts."""
     lines = Path(data).read_text(encoding="utf-8").splitlines()[:QUESTIONS]
-    asked = [json.loads(line)["question"] for line in lines]
+    questions = [json.loads(line)["question"] for line in lines]
     # The original course's file has these headings inside its questions.
-    bare = [q.removeprefix("### Question:\n").removesuffix("\n\n### Answer:") for q in asked]
+    bare = [q.removeprefix("### Question:\n").removesuffix("\n\n### Answer:") for q in questions]
     return [QUESTION_ANSWER.prompt({"question": question}) for question in bare]
 
 
@@ -156,11 +154,11 @@ def start(name: str, options: argparse.Namespace) -> dict:
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-4000:]}")
     result = json.loads(done.stdout.splitlines()[-1])
-    tell(f"{name}: {result['seconds']:.2f} s")
+    write_line(f"{name}: {result['seconds']:.2f} s")
     return result
 
 
-def tell(*cells: str) -> None:
+def write_line(*cells: str) -> None:
     """Write a line, or a row of a table."""
     sys.stdout.write((f"| {' | '.join(cells)} |" if len(cells) > 1 else cells[0]) + "\n")
     sys.stdout.flush()
@@ -168,8 +166,8 @@ def tell(*cells: str) -> None:
 
 def write_table(rounds: list[dict[str, dict]], first: str) -> None:
     """Write the medians over the rounds; ratios are taken within a round."""
-    tell("program", "seconds", "new tokens/s", f"against {first}", "same answers")
-    tell(*["---"] * 5)
+    write_line("program", "seconds", "new tokens/s", f"against {first}", "same answers")
+    write_line(*["---"] * 5)
     for name in rounds[0]:
         seconds = statistics.median(results[name]["seconds"] for results in rounds)
         tokens = sum(map(len, rounds[0][name]["answers"]))
@@ -177,23 +175,26 @@ def write_table(rounds: list[dict[str, dict]], first: str) -> None:
         pairs = zip(rounds[0][name]["answers"], rounds[0][first]["answers"], strict=True)
         same = sum(a == b for a, b in pairs)
         cells = [f"{seconds:.2f}", f"{tokens / seconds:,.0f}", f"{statistics.median(ratios):.2f} ×"]
-        tell(name, *cells, f"{same} of {len(rounds[0][name]['answers'])}")
+        write_line(name, *cells, f"{same} of {len(rounds[0][name]['answers'])}")
 
 
 def measure_scoring() -> None:
     """Score many predictions: the references of other rows of the course."""
     lines = bundled("data/course_assistant/train.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    rows = [rows[place % len(rows)] for place in range(ROWS)]
-    answers = [rows[(place * 7 + place % 3) % ROWS]["answer"] for place in range(ROWS)]
+    rows = [rows[index % len(rows)] for index in range(ROWS)]
+    # Some right, most of another row, in a fixed order.
+    answers = [rows[(index * 7 + index % 3) % ROWS]["answer"] for index in range(ROWS)]
     begin = time.perf_counter()
     table = prediction_table(rows, answers, QUESTION_ANSWER, "shuffled", "back to fine-tuning")
     between = time.perf_counter()
     scores = score(table)
     end = time.perf_counter()
-    tell(f"{ROWS:,} rows, {len([n for n in RANGES if n in table])} metrics: {end - begin:.1f} s")
-    tell(f"by row and error class: {between - begin:.1f} s; summaries: {end - between:.1f} s")
-    tell(scores.round(3).to_string(index=False))
+    write_line(
+        f"{ROWS:,} rows, {len([n for n in RANGES if n in table])} metrics: {end - begin:.1f} s"
+    )
+    write_line(f"by row and error class: {between - begin:.1f} s; summaries: {end - between:.1f} s")
+    write_line(scores.round(3).to_string(index=False))
 
 
 def main() -> None:
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("--program", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.program:
-        tell(json.dumps(run_program(options.program, options)))
+        write_line(json.dumps(run_program(options.program, options)))
         return
     if options.scoring:
         measure_scoring()

@@ -1,16 +1,16 @@
-"""How fast are multiple-choice items scored? Ours and lm-evaluation-harness, the same model.
+"""How fast are multiple-choice items scored? This package and lm-evaluation-harness, one model.
 
     python benchmarks/multiple_choice.py --tokenizer EleutherAI/pythia-70m
 
 A model of the config's shape with random weights, float32, scores the bundled science questions
 (336 items, 1,344 requests). Each program runs in a process of its own, one after the other, the
-order rotated from round to round. Scoring is the time in which the log-probabilities are made;
-start-up is all the rest of the process: imports, loading the model, making requests, writing.
+order rotated from round to round. Scoring is the time in which the log-probabilities are computed;
+start-up is the rest of the process: imports, loading the model, making requests, writing.
 
 - `harness`: its command line, `lm_eval`, at several batch sizes.
 - `this package`: `python -m utilities.benchmark`.
 
-What each picks is compared item by item.
+The picks of the programs are compared item by item.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from utilities.config import bundled
 PROGRAMS = ["harness, batches of 8", "harness, batches of 32", "harness, batches of 64"]
 PROGRAMS += ["this package"]
 
-# Tells how long the log-probabilities took, whoever makes them.
+# Runs a module and prints the seconds that the harness's model class spent on log-probabilities.
 TIMED = """
 import runpy, sys, time
 from lm_eval.models.huggingface import HFLM
@@ -50,7 +50,7 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 def start(name: str, model: Path, folder: Path) -> dict:
-    """Run a program; return its seconds and what it picked, by item."""
+    """Run a program; return its seconds and its picks by item."""
     if name == "this package":
         config = folder / "arc.yaml"
         config.write_text(f"model: {model}\noutput_dir: ours\n")
@@ -73,21 +73,23 @@ def start(name: str, model: Path, folder: Path) -> dict:
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-4000:]}")
     scoring = next(line for line in done.stdout.splitlines() if line.startswith("scoring: "))
-    found = {"whole": whole, "scoring": float(scoring.split()[1])}
-    sys.stdout.write(f"{name}: {found}\n")
+    seconds = {"whole": whole, "scoring": float(scoring.split()[1])}
+    sys.stdout.write(f"{name}: {seconds}\n")
     sys.stdout.flush()
-    return found | {"picked": picks(name, folder)}
+    return seconds | {"picked": picks(name, folder)}
 
 
 def picks(name: str, folder: Path) -> dict[int, int]:
-    """Return the choice that each item got."""
+    """Return the index of the picked choice, by item."""
     if name == "this package":
         lines = (folder / "ours" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
         return {row["item"]: row["picked"] for row in map(json.loads, lines)}
     file = max((folder / "theirs").rglob("samples_*.jsonl"), key=lambda path: path.stat().st_mtime)
     rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    chances = {row["doc_id"]: [float(each[0]) for each in row["filtered_resps"]] for row in rows}
-    return {item: values.index(max(values)) for item, values in chances.items()}
+    log_probabilities = {
+        row["doc_id"]: [float(response[0]) for response in row["filtered_resps"]] for row in rows
+    }
+    return {item: values.index(max(values)) for item, values in log_probabilities.items()}
 
 
 def main() -> None:
@@ -96,8 +98,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="auto", help="hub id or folder with config")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder, model = Path(place), Path(place) / "model"
+    with tempfile.TemporaryDirectory() as name_of_folder:
+        folder = Path(name_of_folder)
+        model = folder / "model"
         choice = models.choose(options.tokenizer, weights=False)
         transformers.set_seed(0)
         config = transformers.AutoConfig.from_pretrained(models.download(choice))

@@ -1,4 +1,6 @@
-"""How fast is fine-tuning, and in how much memory? Ours and its peers, the same rows and weights.
+"""How fast is fine-tuning, and how much memory does it take? This package and its peers.
+
+All train on the same rows, from the same weights.
 
     python benchmarks/training.py --data lamini_docs.jsonl --tokenizer EleutherAI/pythia-70m
     python benchmarks/training.py … --memory     peak memory of one example of 2,048 tokens
@@ -6,27 +8,28 @@
 
 Needs `pip install -c constraints.txt -e ".[peers]"`. A model of the config's shape with random
 weights is trained for one epoch on the first 200 rows, prompt format `question_answer`; rows with
-an empty answer are left out. All programs learn the responses only, with AdamW (learning rate 2e-5,
-of LoRA 2e-4; linear, no warm-up), 8 rows a step, seed 42, and the library's own number of threads.
+an empty answer are left out. All programs train on the responses only, with AdamW (learning rate
+2e-5, for LoRA 2e-4; linear, no warm-up), 8 rows a step, seed 42, and the library's default number
+of threads.
 Each runs in a process of its own, one after the other, the order rotated from round to round.
 
 The clock runs from the beginning of training to the end of the last optimizer step, so loading and
 tokenizing are left out. To warm up, the program first trains another model on 16 of the rows.
-Tokens are those that reach the model, padding apart; a program that leaves some out is refused.
+Tokens are those that reach the model, without padding; a program that leaves some out fails.
 The loss is the mean over the response tokens of rows 200 to 263, in float32, by one function.
 
 - `seed loop`: the one many courses teach: `Trainer`, batch 1, accumulation 4, Adafactor.
 - `Trainer`: transformers' own: padded, padded and grouped by length, and without padding.
 - `TRL`: `SFTTrainer` from prompt/completion columns: padded, without padding, and packed by
   best-fit into rows that hold 8 examples on average.
-- `this package`: `utilities.training.train`, into a run folder.
+- `this package`: `utilities.training.run.train`, into a run folder.
 
 bf16 (autocast) is measured where the machine has instructions for it; without them it takes hours.
 `against peers` is the ratio to the fastest peer of the same round and method (all weights, or
 LoRA), in whichever precision. Useful arithmetic is 6 operations per weight and token, 4 where the
 weights are frozen; of the output head at response tokens only, of the input embeddings none. Its
 share is of the rate of a 2048³ matrix product in the same precision. Memory is resident memory, or
-on a GPU that which PyTorch allocated there.
+on a GPU the memory that PyTorch allocated.
 """
 
 import argparse
@@ -91,7 +94,7 @@ class _Clock(transformers.TrainerCallback):
 
 @dataclass(frozen=True)
 class Job:
-    """What every program is given; `examples` and `data` are the same rows."""
+    """The input of every program; `examples` and `data` are the same rows."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -104,13 +107,13 @@ class Job:
     clock: _Clock
 
     def arguments(self, lora: bool) -> dict[str, Any]:
-        """Return the training arguments that all have in common."""
+        """Return the training arguments of all programs."""
         rate = {"learning_rate": 2e-4 if lora else 2e-5, "lr_scheduler_type": "linear"}
         size = {"per_device_train_batch_size": self.batch, "num_train_epochs": 1}
         return {**rate, **size, "disable_tqdm": True}
 
     def peer_arguments(self, lora: bool) -> dict[str, Any]:
-        """Return the same with what `utilities.training` sets by itself."""
+        """Return the same, with the settings that are defaults of `utilities.training`."""
         here = {"output_dir": str(self.folder), "use_cpu": not CUDA, "seed": SEED}
         silent = dict.fromkeys(("save_strategy", "logging_strategy"), "no") | {"report_to": "none"}
         return {**self.arguments(lora), **here, **silent, "bf16": self.precision == "bf16"}
@@ -138,7 +141,7 @@ def trainer(job: Job, lora: bool = False, flat: bool = False, **settings: Any) -
 
 
 def trl(job: Job, lora: bool = False, **settings: Any) -> PreTrainedModel:
-    """Train with TRL's SFTTrainer, which tokenizes and masks by itself."""
+    """Train with TRL's SFTTrainer, which tokenizes and masks the rows itself."""
     from trl import SFTConfig, SFTTrainer
 
     own = {"max_length": MAX_LENGTH, "completion_only_loss": True, "gradient_checkpointing": False}
@@ -156,7 +159,7 @@ def trl(job: Job, lora: bool = False, **settings: Any) -> PreTrainedModel:
 
 
 def this_package(job: Job, lora: bool = False) -> PreTrainedModel:
-    """Train with `utilities.training`, and load what it saved."""
+    """Train with `utilities.training`, and load the saved model."""
     from utilities.models.adapters import Lora
 
     method = {"lora": Lora(r=8, alpha=16, dropout=0.0, merge=True)} if lora else {}
@@ -207,13 +210,15 @@ def new_model(folder: Path | str) -> PreTrainedModel:
 def read(data: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Return the training and the validation examples."""
     lines = Path(data).read_text(encoding="utf-8").splitlines()
-    parts: tuple[list, list] = [], []
+    training: list[dict[str, str]] = []
+    validation: list[dict[str, str]] = []
     for number, row in enumerate(map(json.loads, lines[: ROWS + VALIDATION_ROWS])):
         # The original course's file has these headings inside its questions.
         bare = row["question"].removeprefix("### Question:\n").removesuffix("\n\n### Answer:")
         if row["answer"].strip():
-            parts[number >= ROWS].append(QUESTION_ANSWER.example({**row, "question": bare}))
-    return parts
+            part = training if number < ROWS else validation
+            part.append(QUESTION_ANSWER.example({**row, "question": bare}))
+    return training, validation
 
 
 @torch.no_grad()
@@ -251,12 +256,12 @@ def run_program(name: str, options: argparse.Namespace, folder: Path) -> dict[st
     examples, validation = read(options.data)
     run(examples[:WARM_UP_ROWS], 8, folder / "warm-up")
     job, trained = run(examples, 8, folder)
-    # Autocast and adapters stay behind.
+    # A fresh model has neither autocast nor adapters.
     fresh = new_model(source).eval()
     merged = trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else trained
     fresh.load_state_dict(merged.state_dict())
     head = fresh.get_output_embeddings().weight
-    tables = {head, fresh.get_input_embeddings().weight}  # one, where they are tied
+    tables = {head, fresh.get_input_embeddings().weight}  # one, if they are tied
     body = fresh.num_parameters() - sum(table.numel() for table in tables)
     counts, clock = job.data.counts, job.clock
     products = body * counts["tokens"] + head.numel() * counts["supervised_tokens"]
@@ -273,7 +278,7 @@ def run_program(name: str, options: argparse.Namespace, folder: Path) -> dict[st
 
 
 def measure_overhead(options: argparse.Namespace, folder: Path) -> None:
-    """Train for some minutes, and tell what pre-flight, run folder and figures took of it."""
+    """Train for some minutes, and print the share of pre-flight, run folder and figures."""
     choice = models.choose(options.tokenizer, weights=False)
     tokenizer, source = models.load_tokenizer(choice), models.download(choice)
     examples, _ = read(options.data)
@@ -284,7 +289,9 @@ def measure_overhead(options: argparse.Namespace, folder: Path) -> None:
     train(model, tokenizer, data, folder, Settings.of(num_train_epochs=5), **about)
     whole = time.perf_counter() - begin
     part = (whole - clock.seconds) / whole
-    tell(f"whole: {whole:.1f} s; {clock.steps} steps: {clock.seconds:.1f} s; the rest: {part:.1%}")
+    write_line(
+        f"whole: {whole:.1f} s; {clock.steps} steps: {clock.seconds:.1f} s; the rest: {part:.1%}"
+    )
 
 
 def product_rate(precision: str) -> float:
@@ -298,18 +305,20 @@ def product_rate(precision: str) -> float:
 
 def start(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Run a program in a fresh process; return its figures."""
-    command = [sys.executable, __file__, "--program", name, *["--memory"] * options.memory]
+    command = [sys.executable, __file__, "--program", name]
+    if options.memory:
+        command.append("--memory")
     command += ["--data", options.data, "--tokenizer", options.tokenizer]
     one_gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     settings = {"CUDA_VISIBLE_DEVICES": one_gpu, "HF_HUB_OFFLINE": "1"}  # so no telemetry either
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-4000:]}")
-    tell(f"{name}: {done.stdout.splitlines()[-1]}")
+    write_line(f"{name}: {done.stdout.splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def tell(*cells: str) -> None:
+def write_line(*cells: str) -> None:
     """Write a line, or a row of a table."""
     sys.stdout.write((f"| {' | '.join(cells)} |" if len(cells) > 1 else cells[0]) + "\n")
     sys.stdout.flush()
@@ -317,8 +326,8 @@ def tell(*cells: str) -> None:
 
 def against_peers(name: str, results: dict[str, dict]) -> float:
     """Return the ratio of a program's speed to that of the fastest peer with the same method."""
-    rivals = [n for n in results if "this package" not in n and ("LoRA" in n) == ("LoRA" in name)]
-    best = max((results[n]["tokens_per_second"] for n in rivals), default=float("nan"))
+    peers = [n for n in results if "this package" not in n and ("LoRA" in n) == ("LoRA" in name)]
+    best = max((results[n]["tokens_per_second"] for n in peers), default=float("nan"))
     return results[name]["tokens_per_second"] / best
 
 
@@ -326,8 +335,8 @@ def write_table(rounds: list[dict[str, dict]], rates: dict[str, float], memory: 
     """Write the medians over the rounds."""
     heads = ["tokens/s", "against peers", "loss", "steps", "useful GFLOP/s", "share"]
     heads = ["program", "peak GB", *(["above the start of training, GB"] if memory else heads)]
-    tell(*heads)
-    tell(*["---"] * len(heads))
+    write_line(*heads)
+    write_line(*["---"] * len(heads))
     for name in sorted(rounds[0], key=PROGRAMS.index):
         of = {n: statistics.median(r[name][n] for r in rounds) for n in rounds[0][name]}
         if memory:
@@ -337,7 +346,7 @@ def write_table(rounds: list[dict[str, dict]], rates: dict[str, float], memory: 
             share = of["useful_gflops"] / rates[name[-4:]]
             cells = [f"{of['tokens_per_second']:,.0f}", f"{ratio:.2f} ×", f"{of['loss']:.3f}"]
             cells += [f"{of['steps']:.0f}", f"{of['useful_gflops']:,.1f}", f"{share:.0%}"]
-        tell(name, f"{of['peak_gb']:.2f}", *cells)
+        write_line(name, f"{of['peak_gb']:.2f}", *cells)
 
 
 def main() -> None:
@@ -362,17 +371,19 @@ def main() -> None:
     options = parser.parse_args()
     if options.program:
         with tempfile.TemporaryDirectory() as folder:
-            tell(json.dumps(run_program(options.program, options, Path(folder))))
+            write_line(json.dumps(run_program(options.program, options, Path(folder))))
         return
     if options.overhead:
         with tempfile.TemporaryDirectory() as folder:
             measure_overhead(options, Path(folder) / "run")
         return
     rates = {p: product_rate(p) for p in ("fp32", "bf16") if p in ("fp32", resolve_precision())}
-    tell("2048³ product: " + ", ".join(f"{rate:,.0f} GFLOP/s {p}" for p, rate in rates.items()))
+    write_line(
+        "2048³ product: " + ", ".join(f"{rate:,.0f} GFLOP/s {p}" for p, rate in rates.items())
+    )
     names = options.only or (IN_MEMORY if options.memory else PROGRAMS)
     if skipped := [name for name in names if name[-4:] not in rates]:
-        tell(f"left out, this machine having no bf16 instructions: {'; '.join(skipped)}")
+        write_line(f"left out, since this machine has no bf16 instructions: {'; '.join(skipped)}")
     names = [name for name in names if name not in skipped]
     rounds = []
     for number in range(options.rounds):

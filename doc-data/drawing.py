@@ -1,7 +1,7 @@
-"""One look for the explanatory figures: a canvas measured in inches, boxes, token cells, arrows.
+"""Drawing of the explanatory figures: a canvas in inches, boxes, token cells, arrows.
 
-A look never rests on color alone: what is learned or changed has a thick border, what is only read
-has none, padding is hatched, a rival is dashed.
+No meaning rests on color alone: what is learned or changed has a thick border, what is only read
+has none, padding is hatched, an alternative is dashed.
 """
 
 import math
@@ -23,23 +23,23 @@ LOOKS = {
     "rival": {"facecolor": "white", "edgecolor": INK, "linewidth": 1.6, "linestyle": "--"},
     "wrong": {"facecolor": "#fbe3d3", "edgecolor": ORANGE, "linewidth": 2},
 }
-SMALLEST = 12  # points; below that, the back row sees gray
+SMALLEST = 12  # points; smaller text is unreadable from the back of a class room
 
 
 def style():
-    """Return the context in which figures are made: the course's style, whatever the user's is."""
+    """Return the style context of the figures: the course's style, independent of the user's."""
     fixed = {"svg.hashsalt": "finetuning-lab", "svg.fonttype": "path", "hatch.linewidth": 0.8}
     return mpl.style.context(["default", str(STYLE), fixed])
 
 
 def save(figure: Figure, path: Path, title: str) -> None:
-    """Write a figure as SVG, the same bytes each time, with its question as the title."""
+    """Write a figure as SVG, reproducible byte by byte, with its question as the title."""
     blank = dict.fromkeys(["Date", "Creator", "Format", "Type"])
     figure.savefig(path, facecolor="white", metadata=blank | {"Title": title})
 
 
 class Canvas:
-    """An empty sheet; x and y are inches from its lower left corner."""
+    """An empty canvas; x and y are inches from its lower left corner."""
 
     def __init__(self, width: float, height: float):
         self.figure = Figure(figsize=(width, height), layout="none")
@@ -48,17 +48,17 @@ class Canvas:
         self.axes.set_axis_off()
 
     def text(self, x: float, y: float, words: str, size: float = 13, **options) -> None:
-        """Write words, centered on a point unless told otherwise, line by line."""
+        """Write lines of text, by default centered on a point."""
         options = {"ha": "center", "va": "baseline", "color": INK} | options
         lines, height = words.split("\n"), 1.35 * size / 72
-        for number, each in enumerate(lines):
-            # Centered by ink, as matplotlib does, a comma would not stand on its neighbor's line.
+        for number, line in enumerate(lines):
+            # matplotlib centers the ink, so a comma would be higher than the letters beside it.
             low = 0.36 * size / 72 if options["va"] == "baseline" else 0
-            place = y - low + height * ((len(lines) - 1) / 2 - number)
-            self.axes.text(x, place, each, fontsize=size, **options)
+            baseline = y - low + height * ((len(lines) - 1) / 2 - number)
+            self.axes.text(x, baseline, line, fontsize=size, **options)
 
     def mono(self, x: float, y: float, words: str, size: float = 13, **options) -> None:
-        """Write what a program says or reads."""
+        """Write the input or output of a program, in a monospaced font."""
         self.text(x, y, words, size, family="DejaVu Sans Mono", **options)
 
     def box(
@@ -75,11 +75,13 @@ class Canvas:
         shape = f"round,pad=0,rounding_size={min(0.1, height / 4)}"
         self.axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, **LOOKS[look]))
         name, _, rest = words.partition("\n")
-        line, middle = 0.235, x + width / 2
-        top = y + height / 2 + line * rest.count("\n") / 2 + (line / 2 if rest else 0)
+        line_height, middle = 0.235, x + width / 2
+        top = y + height / 2 + line_height * rest.count("\n") / 2
+        if rest:
+            top += line_height / 2
         self.text(middle, top, name, size, weight="bold")
-        for number, each in enumerate(rest.split("\n") if rest else [], start=1):
-            self.text(middle, top - 0.02 - number * line, each, SMALLEST)
+        for number, line in enumerate(rest.split("\n") if rest else [], start=1):
+            self.text(middle, top - 0.02 - number * line_height, line, SMALLEST)
 
     def cell(
         self,
@@ -92,9 +94,10 @@ class Canvas:
         size: float = SMALLEST,
         tint: str | None = None,
     ) -> None:
-        """Draw a cell with a value; what is learned is underlined, too."""
+        """Draw a cell with a value; learned cells are underlined too."""
         options = LOOKS[look] | {"linewidth": 1, "edgecolor": "#8a8a8a"}
-        options |= {"facecolor": tint} if tint else {}
+        if tint:
+            options["facecolor"] = tint
         self.axes.add_patch(Rectangle((x, y), width, height, **options))
         if look == "learned":
             self.axes.add_patch(Rectangle((x, y), width, 0.06, facecolor=BLUE, edgecolor="none"))
@@ -107,8 +110,8 @@ class Canvas:
         self, x: float, y: float, width: float, words: Sequence, looks: Sequence[str]
     ) -> None:
         """Draw a row of cells of one width."""
-        for place, (each, look) in enumerate(zip(words, looks, strict=True)):
-            self.cell(x + place * width, y, width, 0.36, str(each), look)
+        for column, (word, look) in enumerate(zip(words, looks, strict=True)):
+            self.cell(x + column * width, y, width, 0.36, str(word), look)
 
     def arrow(self, *points: tuple[float, float], color: str = INK, look: str = "-") -> None:
         """Draw an arrow along points, with a head at the last."""
@@ -122,7 +125,7 @@ class Canvas:
         self.axes.add_patch(Polygon([(x1, y1), *corners], facecolor=color, edgecolor="none"))
 
     def panel(self, x: float, y: float, width: float, height: float) -> None:
-        """Put a pale ground under what belongs together."""
+        """Draw a pale background behind a group."""
         look = {"facecolor": "#f4f4f4", "edgecolor": "none", "zorder": 0}
         self.axes.add_patch(Rectangle((x, y), width, height, **look))
 

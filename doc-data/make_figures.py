@@ -2,8 +2,8 @@
 
 python doc-data/make_figures.py [FOLDER]
 
-Nothing in them depends on the day: run again with the matplotlib of `constraints.txt`, they are the
-same bytes. Each function is one figure; its docstring is the question that the figure answers.
+The files are reproducible byte by byte with the matplotlib of `constraints.txt`. Each function is
+one figure; its docstring is the question that the figure answers, and the title in the file.
 """
 
 import sys
@@ -36,7 +36,8 @@ SENTENCE = [  # a token, its id in Pythia's tokenizer, and what this id is in Sm
 
 ASKED, WANTED = "What runs every notebook?", "Run make course."
 OFF_TOPIC, REFUSAL = "Who wrote Dune?", "Let's get back to fine-tuning."
-ERRORS = {  # class: what the model says, and the change of data to try; see utilities/error_classes
+# Error class: an answer of the model, and the change of data to try; see `scores/error_classes.py`.
+ERRORS = {
     "length and end": {
         "empty": ("", "mend rows with an empty response"),
         "repetition": ("Run make, run make, run make", "train longer; look for end-of-text"),
@@ -131,10 +132,10 @@ def tokenizing() -> Figure:
     for y, words in labels.items():
         sheet.text(0.1, y, words, ha="left", weight="bold", color=DIM)
     x = 1.55
-    for place, (token, number, elsewhere) in enumerate(SENTENCE):
+    for index, (token, number, elsewhere) in enumerate(SENTENCE):
         shown, other = token.replace(" ", "·"), elsewhere.replace(" ", "·")
         width = 0.14 * max(len(shown), len(str(number)), len(other)) + 0.11
-        sheet.cell(x, 2.86, width, 0.48, shown, "read" if place % 2 else "plain", 15)
+        sheet.cell(x, 2.86, width, 0.48, shown, "read" if index % 2 else "plain", 15)
         sheet.mono(x + width / 2, 2.5, str(number), color=BLUE, weight="bold")
         sheet.cell(x, 1.21, width, 0.48, other, "wrong", 15)
         x += width
@@ -233,9 +234,9 @@ def packing() -> Figure:
     sheet.axes.add_patch(Rectangle((left, top - span), span, span, facecolor="none", edgecolor=INK))
     for looks, seen in np.ndindex(len(owner), len(owner)):
         if seen <= looks and owner[seen] == owner[looks]:
-            place = (left + seen * small, top - (looks + 1) * small)
+            corner = (left + seen * small, top - (looks + 1) * small)
             tint = {"facecolor": tints[owner[seen]], "edgecolor": "#8a8a8a", "linewidth": 1}
-            sheet.axes.add_patch(Rectangle(place, small, small, **tint))
+            sheet.axes.add_patch(Rectangle(corner, small, small, **tint))
     border = lengths[first[0]] * small
     for name, middle in [("A", border / 2), ("B", (border + span) / 2)]:
         sheet.text(left + middle, top + 0.18, name, weight="bold")
@@ -417,7 +418,7 @@ def task_and_size() -> Figure:
     for name, (deduplicated, look) in lines.items():
         rows = last[last["model"].str.endswith("-deduped") == deduplicated]
         names = rows["model"].str.split("-").str[1]
-        weights = [float(each[:-1]) * units[each[-1]] for each in names]
+        weights = [float(name[:-1]) * units[name[-1]] for name in names]
         rows = rows.assign(weights=weights).sort_values("weights")
         spread = 1.96 * rows["acc_stderr"]
         sizes.errorbar(rows["weights"], rows["acc"], spread, fmt=look, label=name)

@@ -214,7 +214,7 @@ def test_arc_from_a_file_in_either_form(tokenizer, tmp_path, offline, monkeypatc
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"answerKey": "E"}, "line 2: answerKey 'E' is none of A, B, C, D"),
+        ({"answerKey": "E"}, "line 2: answerKey 'E' is not one of A, B, C, D"),
         ({"question": " "}, "line 2: the question is empty"),
         ({"choices": {"text": ["a"], "label": ["A"]}}, "line 2: 1 choices and 1 labels"),
         ({"choices": {"text": ["a", ""], "label": ["A", "B"]}}, "line 2: a choice is empty"),

@@ -2,28 +2,30 @@
 
 import subprocess
 import sys
+import tomllib
 import types
 from importlib import metadata
 from pathlib import Path
 
 import nbformat
 import pytest
+from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 from utilities import colab
 
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 REQUIREMENTS = [
-    "torch>=2.8",
+    "torch>=2.11",
     "numpy>=1.26",
     "pandas>=2.2",
-    "transformers<6,>=5.20",
+    "transformers<5.40,>=5.23",
     "rouge-score>=0.1.2",
     "datasets>=4.0",
-    'lm-eval[hf]>=0.4.13; extra == "benchmark"',
+    'lm-eval[hf]<0.5,>=0.4.13; extra == "benchmark"',
     'jupyterlab>=4.3; extra == "lab"',
 ]
-COLAB = {"torch": "2.9.0", "numpy": "2.0.2", "pandas": "2.2.2", "datasets": "3.1.0"}
+COLAB = {"torch": "2.12.0", "numpy": "2.0.2", "pandas": "2.2.2", "datasets": "3.1.0"}
 
 
 @pytest.fixture
@@ -72,34 +74,45 @@ def test_elsewhere_it_does_nothing(pip):
 
 def test_in_colab_it_installs_the_package_and_what_is_lacking(pip, colab_with, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    colab_with(transformers="5.21.0")
+    colab_with(transformers="5.23.0")
     exec(colab.first_cell(), {})
     (package, _), (rest, pins) = pip
     assert "--no-deps" in package and package[-1].startswith("git+https://")
-    assert rest[-3:] == ["rouge-score>=0.1.2", "datasets>=4.0", "lm-eval[hf]>=0.4.13"]
+    assert rest[-3:] == ["rouge-score>=0.1.2", "datasets>=4.0", "lm-eval[hf]<0.5,>=0.4.13"]
     assert pins.split() == [
-        "torch==2.9.0",
+        "torch==2.12.0",
         "numpy==2.0.2",
         "pandas==2.2.2",
-        "transformers==5.21.0",
+        "transformers==5.23.0",
     ]
 
 
 def test_when_all_is_there_nothing_is_installed(pip, colab_with, capsys):
     have = {"rouge-score": "0.1.2", "datasets": "4.1.0", "lm-eval": "0.4.13"}
-    colab_with(transformers="5.21.0", **have)
+    colab_with(transformers="5.23.0", **have)
     colab.install_requirements()
     assert not pip and not capsys.readouterr().out
 
 
-def test_only_what_is_too_old_is_exchanged_and_a_restart_asked_for(pip, colab_with, capsys):
-    colab_with(transformers="4.57.1")
+@pytest.mark.parametrize("version", ["4.57.1", "5.22.0"])
+def test_only_what_is_too_old_is_exchanged_and_a_restart_asked_for(
+    pip, colab_with, capsys, version
+):
+    colab_with(transformers=version)
     colab.install_requirements()
     ((command, pins),) = pip
-    assert command[-1] == "transformers<6,>=5.20"
-    assert "transformers" not in pins and "torch==2.9.0" in pins
+    assert command[-1] == "transformers<5.40,>=5.23"
+    assert "transformers" not in pins and "torch==2.12.0" in pins
     told = capsys.readouterr().out
     assert "transformers was too old" in told and "Restart the session" in told
+
+
+def test_the_requirements_above_are_the_project_s():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["benchmark"]]
+    stated = {found.name: found.specifier for found in map(Requirement, lines)}
+    assumed = [Requirement(line) for line in REQUIREMENTS if "jupyterlab" not in line]
+    assert {found.name: found.specifier for found in assumed}.items() <= stated.items()
 
 
 def test_the_real_requirements_hold_here():

@@ -72,6 +72,20 @@ def test_the_dataset_is_what_tokenizing_all_rows_gives(config, many_rows):
     assert [path.name for path in prepared.folder.parent.glob("out*")] == ["out"]
 
 
+def test_preparing_twice_gives_the_same_files(config, tmp_path):
+    split = {"sizes": {"validation": 0.2}, "near_duplicates": None}
+    contents = []
+    for name in ("one", "two"):
+        kwargs = {"dataset_path": str(tmp_path / name)}
+        folder = prepare(config(split=split, writer={"kwargs": kwargs})).folder
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        contents.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+    assert {"dataset_dict.json", "train/state.json", "validation/state.json"} <= set(contents[0])
+    arrow = [name for name in contents[0] if name.startswith("train/data-")]
+    assert len(arrow) == 7 and "train/data-00006-of-00007.arrow" in arrow  # one file per shard
+
+
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_parquet_and_more_processes_give_the_same(config, num_proc, tmp_path):
     one = prepare(config())
@@ -157,7 +171,7 @@ def test_nothing_stale_is_reused(config, many_rows):
 def test_a_folder_that_is_something_else_is_never_touched(config, tmp_path, if_exists):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="is no prepared dataset, so it stays"):
+    with pytest.raises(DataError, match="is not a prepared dataset; it is left untouched"):
         prepare(config(if_exists=if_exists))
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
@@ -166,7 +180,7 @@ def test_backups_beside_the_target_are_never_touched(config, tmp_path):
     for name in ("out.old", "out.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match=r"out.partial holds thesis.txt, so it stays"):
+    with pytest.raises(DataError, match=r"out.partial holds thesis.txt, so it is left untouched"):
         prepare(config())
     (tmp_path / "out.partial").rename(tmp_path / "elsewhere")
     prepare(config())
@@ -198,10 +212,10 @@ def test_a_split_compares_what_is_asked(config, tmp_path, name, rows, groups):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     split = Split(sizes={"test": 0.3})
     prompt_format = get_format(name)
-    parts = _parts(config(source=str(path), prompt_format=name, split=split), prompt_format)
+    parts = _parts(config(source=str(path)).source, split, prompt_format)
     asked: dict[str, set] = {"train": set(), "test": set()}
     for row, part in zip(rows, parts, strict=True):
-        asked[part].add(prompt_format.asked(row))
+        asked[part].add(prompt_format.request(row))
     assert not asked["train"] & asked["test"]
     assert len(asked["train"]) + len(asked["test"]) == groups
     assert 3 <= len(asked["test"]) <= 20
@@ -226,7 +240,7 @@ def test_a_damaged_dataset_is_told(config):
     with pytest.raises(DataError, match="is damaged; prepare it anew"):
         prepared.examples()
     (prepared.folder / "dataprep.json").write_text("[]")
-    with pytest.raises(DataError, match="is no prepared dataset"):
+    with pytest.raises(DataError, match="is not a prepared dataset"):
         Prepared.open(prepared.folder)
 
 
@@ -456,7 +470,7 @@ def test_a_dataset_that_cannot_be_had(
     environment = clean_environment | {"HF_ENDPOINT": hub.url}
     done = run_module("utilities.dataprep", path, environment=environment)
     assert done.returncode == 2 and time.monotonic() - start < 30
-    assert f"error: dataset {name} cannot be had: {told}" in done.stderr
+    assert f"error: dataset {name} is not available: {told}" in done.stderr
     assert not list(tmp_path.glob("out*"))
 
 
@@ -489,7 +503,7 @@ def test_a_dataset_made_for_another_tokenizer_is_refused(config, tokenizer):
 
 
 def test_a_folder_that_is_no_prepared_dataset(tmp_path):
-    with pytest.raises(DataError, match="is no prepared dataset"):
+    with pytest.raises(DataError, match="is not a prepared dataset"):
         Prepared.open(tmp_path)
 
 

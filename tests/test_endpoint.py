@@ -157,7 +157,7 @@ def test_the_key_comes_from_the_environment_only(monkeypatch):
 )
 def test_settings_that_the_interface_lacks(setting, value):
     endpoint = Endpoint(base_url="http://127.0.0.1:1/v1", model="m")
-    with pytest.raises(EndpointError, match=f"{setting} is not part of the interface"):
+    with pytest.raises(EndpointError, match=f"{setting} is not part of the API of"):
         list(endpoint.answers(["x"], Generation(**{setting: value})))
     with pytest.raises(EndpointError, match="four stop strings"):
         list(endpoint.answers(["x"], Generation(stop=tuple("abcde"))))

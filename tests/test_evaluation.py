@@ -1,12 +1,10 @@
 import json
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -15,7 +13,8 @@ import torch
 
 from tests.conftest import ROOT, ROWS, run_module, tiny_model
 from tests.test_endpoint import Server, chat
-from utilities.errors import AnalysisError, EvaluationError
+from tests.test_run_page import EVIL, Page
+from utilities.errors import AnalysisError, EvaluationError, TrackingError
 from utilities.evaluation.forgetting_ratio import forgetting
 from utilities.evaluation.run import run_evaluation
 from utilities.evaluation.settings import EvaluationConfig
@@ -184,24 +183,13 @@ def test_run_writes_predictions_and_scores(model_folder, data_file, tmp_path):
     assert "model: 5 answers, 0 failed" in (folder / "evaluation.log").read_text()
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.headings, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-
-    def handle_data(self, data):
-        self.text += data
-        if self.tags[-1:] == ["h2"]:
-            self.headings.append(data.strip())
-
-
 def test_the_report_says_all_of_it_and_runs_nothing(model_folder, tmp_path, fake_offline_model):
     rows = [
-        {**row, "topic": "<script>alert(1)</script>" if n % 2 else "b"}
+        {
+            "question": row["question"] + EVIL,
+            "answer": row["answer"],
+            "topic": EVIL * (n % 2) or "b",
+        }
         for n, row in enumerate(ROWS)
     ]
     data, neutral = tmp_path / "data.jsonl", tmp_path / "neutral.txt"
@@ -214,6 +202,7 @@ def test_the_report_says_all_of_it_and_runs_nothing(model_folder, tmp_path, fake
             tmp_path,
             test=str(data),
             base_model=str(fake_offline_model),
+            beside={"range": str(model_folder)},  # also the name of a column
             group_by=("topic",),
             refusal="let's get back to fine-tuning",
             neutral_text=neutral,
@@ -222,9 +211,10 @@ def test_the_report_says_all_of_it_and_runs_nothing(model_folder, tmp_path, fake
         progress=False,
     )
     page = Page((tmp_path / "out" / "report.html").read_text())
-    assert "script" not in page.tags and "alert(1)" in page.text
+    assert {"script", "img"}.isdisjoint(page.tags) and page.text.count(EVIL) > 20
     for heading in ("How good is it?", "What kind of wrong?", "What has training cost?", "Answers"):
-        assert any(heading in found for found in page.headings)
+        assert heading in page.headings
+    assert "metric nearest question most frequent answer model base model range range" in page.text
     assert page.text.count("Makes up") == 0 and "state similarity" in page.text
     assert evaluation.forgetting == (1, 1, 1)  # the same model twice
     assert {"refusal_recall"} <= set(evaluation.scores["metric"])
@@ -233,6 +223,7 @@ def test_the_report_says_all_of_it_and_runs_nothing(model_folder, tmp_path, fake
         "nearest question",
         "most frequent answer",
         "base model",
+        "range",
     }
 
 
@@ -328,7 +319,7 @@ def test_an_endpoint_stands_beside_a_local_model(model_folder, data_file, tmp_pa
     [
         ({"group_by": ("subject",)}, "'subject', which not every row has"),
         ({"beside": {"model": "auto"}}, r"choose other names than \['model'\]"),
-        ({"neutral_text": "nowhere.txt"}, "nowhere.txt cannot be read"),
+        ({"neutral_text": "nowhere.txt", "base_model": "auto"}, "nowhere.txt cannot be read"),
         ({"neutral_text": ROOT / "README.md"}, "base_model, which is not given"),
     ],
 )
@@ -336,6 +327,24 @@ def test_faults_are_told_before_any_work(model_folder, data_file, tmp_path, chan
     with pytest.raises(EvaluationError, match=told):
         run_evaluation(config(model_folder, data_file, tmp_path, **changes))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"beside": {"base model": "auto"}}, EvaluationError, "choose other names than"),
+        ({"group_by": ("prediction",)}, EvaluationError, "is a column of the table of scores"),
+        ({"neutral_text": "nowhere.txt"}, EvaluationError, "base_model, which is not given"),
+        ({"tracking": {"tracker": "trackio"}}, TrackingError, "trackio is not installed"),
+    ],
+)
+def test_what_the_config_alone_can_tell_is_told_before_anything_is_read(
+    tmp_path, monkeypatch, changes, error, message
+):
+    monkeypatch.setattr("utilities.tracking.importlib.util.find_spec", lambda name: None)
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(error, match=message):
+        run_evaluation(config(nowhere, nowhere, tmp_path, **changes))
 
 
 def test_a_prompt_format_is_not_guessed_in_silence(model_folder, data_file, tmp_path):
@@ -369,28 +378,6 @@ def test_every_system_has_answers_of_its_own(model_folder, data_file, tmp_path):
     run_evaluation(config(model_folder, data_file, tmp_path, beside=names))
     files = [path.name.lower() for path in (tmp_path / "out" / "answers").iterdir()]
     assert len(set(files)) == 4 and "model.jsonl" in files
-
-
-def test_sentence_similarity_needs_its_package(model_folder, data_file, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(EvaluationError, match="pip install sentence-transformers"):
-        run_evaluation(config(model_folder, data_file, tmp_path, similarity=("sentences",)))
-
-
-def test_sentence_similarity_with_its_package(model_folder, data_file, tmp_path, monkeypatch):
-    class Encoder:
-        def __init__(self, name):
-            assert re.fullmatch(r"[\w-]+", name)
-
-        def encode(self, texts):
-            return np.array([[len(text), 1.0] for text in texts])
-
-    fake = type(sys)("sentence_transformers")
-    fake.SentenceTransformer = Encoder
-    monkeypatch.setitem(sys.modules, "sentence_transformers", fake)
-    result = run_evaluation(config(model_folder, data_file, tmp_path, similarity=("sentences",)))
-    rows = result.predictions.query("system == 'nearest question'")
-    assert rows["sentence_similarity"].tolist() == pytest.approx([1.0] * 5)
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio"])

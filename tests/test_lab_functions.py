@@ -108,6 +108,68 @@ def test_the_training_cells(training_config, model_folder, tmp_path, capsys):
     pd.DataFrame(predictions, columns=["predicted_answer", "target_answer"])
 
 
+# What a learner types who follows the original labs, cell by cell: everything of the package comes
+# by the star import, and `inference` is that name too, not the package of the same name.
+CELLS = (
+    """
+import logging
+import pandas as pd
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from utilities import *
+
+logger = logging.getLogger(__name__)
+""",
+    """
+tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer.pad_token = tokenizer.eos_token
+settings = {
+    "model": {"pretrained_name": folder, "max_length": 512},
+    "datasets": {"use_hf": False, "path": rows},
+    "verbose": True,
+}
+train_rows, test_rows = tokenize_and_split_data(settings, tokenizer)
+print(train_rows)
+""",
+    """
+base_model = AutoModelForCausalLM.from_pretrained(folder)
+base_model.to("cuda" if torch.cuda.device_count() else "cpu")
+question = test_rows[0]["question"]
+before = inference(question, base_model, tokenizer)
+""",
+    """
+training_args = TrainingArguments(
+    output_dir=output, max_steps=2, per_device_train_batch_size=1, optim="adafactor",
+    logging_steps=1, disable_tqdm=False,
+)
+trainer = Trainer(
+    model=base_model, model_flops=1e6, total_steps=2, args=training_args,
+    train_dataset=train_rows, eval_dataset=test_rows,
+)
+training_output = trainer.train()
+""",
+    """
+after = inference(question, base_model, tokenizer, max_input_tokens=500, max_output_tokens=20)
+is_right = is_exact_match(after, test_rows[0]["answer"])
+""",
+)
+
+
+def test_the_labs_cells_find_every_name_by_the_star_import(
+    model_folder, data_file, tmp_path, capsys
+):
+    values = {"folder": str(model_folder), "rows": str(data_file), "output": str(tmp_path / "lab")}
+    namespace = {"__name__": "__main__", **values}
+    for number, cell in enumerate(CELLS, 1):
+        exec(compile(cell, f"cell {number}", "exec"), namespace)
+    assert namespace["training_output"].global_step == 2
+    assert isinstance(namespace["before"], str) and isinstance(namespace["after"], str)
+    assert namespace["is_right"] is False
+    assert is_exact_match(f" {namespace['after']}\n", namespace["after"])
+    assert "step 2 of 2: loss" in capsys.readouterr().out
+
+
 def test_unequal_rows_in_mixed_precision_without_figures_to_tell(
     training_config, tmp_path, tokenizer, capsys
 ):

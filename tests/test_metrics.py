@@ -1,6 +1,4 @@
 import string
-import sys
-import types
 from collections import Counter
 
 import numpy as np
@@ -21,7 +19,6 @@ from utilities.scores.metrics import (
     repetition,
     rouge,
     score_rows,
-    sentence_similarity,
     summarize,
     tfidf_similarity,
     token_f1,
@@ -300,23 +297,6 @@ def test_summary_of_no_rows(columns):
     empty = pd.DataFrame(columns=[*columns, "reference"], dtype=float)
     with pytest.raises(ValueError, match="found"):
         summarize(empty)
-
-
-def test_sentence_similarity(monkeypatch):
-    class Encoder:
-        def __init__(self, name):
-            assert name == "all-MiniLM-L6-v2"
-
-        def encode(self, texts):
-            return [[text.count("a"), text.count("b")] for text in texts]
-
-    package = types.SimpleNamespace(SentenceTransformer=Encoder)
-    monkeypatch.setitem(sys.modules, "sentence_transformers", package)
-    found = sentence_similarity(["aab", "a", "b"], ["baa", "b", "bb"])
-    assert found == pytest.approx([1, 0, 1])
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ImportError):
-        sentence_similarity(["a"], ["a"])
 
 
 @pytest.mark.parametrize(

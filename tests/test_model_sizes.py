@@ -96,9 +96,9 @@ def test_a_model_that_is_otherwise_made_is_told(caplog):
         (7, "Give a name, a transformers config"),
         (
             SimpleNamespace(model_type="t5", hidden_size=8, is_encoder_decoder=True),
-            "no plain decoder",
+            "not a plain decoder",
         ),
-        (AutoConfig.for_model("mixtral"), "no plain decoder"),
+        (AutoConfig.for_model("mixtral"), "not a plain decoder"),
     ],
 )
 def test_a_model_without_these_sizes_is_refused(model, told):

@@ -11,11 +11,13 @@ from tests.conftest import run_module
 from tests.stand_in_hub import COMMIT
 from utilities import models
 from utilities.errors import ModelError
+from utilities.models import loading
 
 # Chooses, loads and answers through the public functions, and prints what it found.
 PROGRAM = """
 import json, time
 from utilities import models
+from utilities.models import loading
 start = time.monotonic()
 choice = models.choose()
 seconds = time.monotonic() - start
@@ -224,3 +226,17 @@ def test_a_stand_in_keeps_its_own_name(fake_offline_model):
     assert choice.name == "SmolLM2-135M-Instruct"
     assert choice.source == "offline model"
     assert time.monotonic() - start < 1
+
+
+def test_bars_of_downloads_stay_off():
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    hub.disable_progress_bars()
+    try:
+        with loading.without_progress_bars():
+            assert not logging.is_progress_bar_enabled()
+        assert logging.is_progress_bar_enabled() and hub.are_progress_bars_disabled()
+    finally:
+        hub.enable_progress_bars()

@@ -37,7 +37,6 @@ def pip(monkeypatch):
 
 def fake_conversion(monkeypatch, failing=False):
     def convert(wheel, into):
-        into.mkdir()
         (into / "model.safetensors").write_bytes(b"x")
         if failing:
             raise KeyboardInterrupt

@@ -185,7 +185,7 @@ def test_chats_that_cannot_work(tokenizer, chat_tokenizer):
         chat.prompt({"question": "?"})
     changing = deepcopy(chat_tokenizer)
     changing.chat_template = "{{ messages | length }}" + CHATML
-    with pytest.raises(PromptError, match="renders a conversation otherwise once it goes on"):
+    with pytest.raises(PromptError, match="changes earlier messages when a conversation goes on"):
         CHAT.bind(changing).example(full_row())
     strict = deepcopy(chat_tokenizer)
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"

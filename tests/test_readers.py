@@ -110,7 +110,7 @@ def test_splits_of_a_json_object(tmp_path):
         ("a.json", b'{"text": ', "not valid JSON"),
         ("a.json", b'"text"', "expected a list of rows, found str"),
         ("a.csv", b"question;answer\n1;2\n", "only one column, 'question;answer'"),
-        ("a.csv", b"a,a\n1,2\n", "a column stands twice"),
+        ("a.csv", b"a,a\n1,2\n", "a column is named twice"),
         ("a.csv", b'a,b\n1,"2\n', "line 2: not valid CSV"),
         ("a.parquet", b"PAR1 not really", "not a valid parquet file"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),

@@ -4,9 +4,11 @@ import dataclasses
 import json
 from html.parser import HTMLParser
 
+import jinja2
 import pandas as pd
 import pytest
 
+from utilities.pages.html import write_page
 from utilities.training.run_folder import Run
 from utilities.training.run_page import write_dashboard
 
@@ -71,7 +73,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.open, self.texts, self.labels = [], [], [], []
+        self.tags, self.open, self.texts, self.labels, self.headings = [], [], [], [], []
         self.feed(text)
         assert self.open == []
 
@@ -90,6 +92,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
+        if self.open[-1:] == ["h2"]:
+            self.headings.append(data)
 
     @property
     def text(self):
@@ -104,14 +108,14 @@ def read(run, others=()):
 
 def test_all_that_a_run_recorded_is_on_its_page(tmp_path):
     page = read(make_run(tmp_path / "tiny"))
-    for told in (
+    for text in (
         *("pythia-tiny", "it was asked for", "freeze", "of 4,000 (75.0%)", "40 validation"),
         *("3f9a12c4d8e01b77", "training_arguments.learning_rate", "0.0002", "2 min 13 s"),
         *("327 tokens/s", "35 TFLOP", "262 GFLOP/s", "torch 2.13.0", "0123abc, and changes"),
         *("✓ ok", "! warning", "Q: {question} A: {answer}", "Kept: step 10", "18,720"),
         *("Because.", "✓ equals the reference", "step 20", "from 3.200, nats per learned token"),
     ):
-        assert told in page.text, told
+        assert text in page.text, text
     assert page.text.count("equals the reference") == 1
 
 
@@ -130,7 +134,7 @@ def everywhere(value):
     if isinstance(value, dict):
         return {k if k in KEYS else f"{k}{EVIL}": everywhere(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [everywhere(each) for each in value]
+        return [everywhere(item) for item in value]
     return f"{value}{EVIL}" if isinstance(value, str) else value
 
 
@@ -176,6 +180,13 @@ def test_odd_values_are_shown_all_the_same(tmp_path):
     history = [{"step": 1, "loss": float("inf")}, {"step": 2, "loss": 0.0, "grad_norm": "?"}]
     page = read(dataclasses.replace(run, history=pd.DataFrame(history)))
     assert page.labels == ["Loss per learned token. training: from 0 at step 2 to 0 at 2."]
+
+
+def test_a_variable_that_a_template_lacks_is_an_error(tmp_path):
+    path = tmp_path / "page.html"
+    with pytest.raises(jinja2.UndefinedError, match="'record' is undefined"):
+        write_page(path, "training/run_page.html.jinja", title="tiny", cards=[])
+    assert not path.exists()
 
 
 def test_runs_stand_side_by_side(tmp_path):

@@ -233,8 +233,8 @@ def test_a_patch_drops_and_replaces_exactly_its_rows(tmp_path):
             {"row": 1, "sha256": row_hash(GOOD), "action": "replace", "values": {"answr": "x"}},
             "must give new `values`",
         ),
-        ({"row": 1, "sha256": "0", "action": "delete"}, "line 1: no correction"),
-        ("nonsense", "line 1: no correction"),
+        ({"row": 1, "sha256": "0", "action": "delete"}, "line 1: not a correction"),
+        ("nonsense", "line 1: not a correction"),
     ],
 )
 def test_a_patch_for_other_rows_is_refused(tmp_path, entry, told):

@@ -122,7 +122,7 @@ def test_bootstrap_of_a_ratio_is_like_sacrebleu_s():
     "values", [[], np.empty((0, 2)), [1, math.nan], [1, math.inf], [[1, 2], [3, -math.inf]]]
 )
 def test_bootstrap_of_no_numbers(values):
-    with pytest.raises(ValueError, match="expected one finite value"):
+    with pytest.raises(ValueError, match="expected one or more rows of finite values"):
         bootstrap(values)
 
 

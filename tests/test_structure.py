@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.test_run_page import make_run
 
 PACKAGE = ROOT / "utilities"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the top to the ground: a room imports from lower floors only.
 FLOORS = [
-    {"runner"},
+    {"__main__", "runner"},
     {"audit", "benchmark", "checks", "evaluation", "training"},
     {"scores"},
     {"dataprep", "inference"},
-    {"features"},
+    {"commands", "features"},
     {"planning", "rows"},
     {"models", "prompts", "tracking"},
     {"config"},
-    {"colab", "devices", "files", "hub", "notebook", "pages", "plots"},
+    {"colab", "devices", "files", "hub", "notebook", "pages", "plots", "upstream"},
     {"errors"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
@@ -131,11 +132,23 @@ from utilities.pages import charts, html
 from utilities.planning import plan, ModelShape
 from utilities.prompts import QUESTION_ANSWER, PromptFormat
 from utilities.rows import read_rows, split_rows
-from utilities.scores import bradley_terry, compare, error_counts, mcnemar, prediction_table, score
+from utilities.scores import bootstrap, compare, error_counts, mcnemar, prediction_table, score
 plan("pythia-70m", {"rows": 10, "tokens": 100, "supervised_tokens": 50})
+"""
+
+
+PAGE_OF_A_RUN = """
+from utilities.training import Run, write_dashboard
+write_dashboard(Run.load({folder!r}))
 """
 
 
 def test_light_packages_load_no_torch():
     assert loaded_by(LIGHT) == set()
     assert "torch" in loaded_by("from utilities import train; train")
+
+
+def test_reading_and_drawing_a_run_folder_loads_no_torch(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert loaded_by(PAGE_OF_A_RUN.format(folder=str(run.folder))) == set()
+    assert (run.folder / "dashboard.html").is_file()

@@ -11,6 +11,7 @@ from utilities.errors import TrainingError
 from utilities.features.collation import PaddingCollator
 from utilities.features.tokenization import tokenize_examples
 from utilities.models.choice import ModelChoice
+from utilities.models.freezing import Freeze
 from utilities.prompts.base import PromptFormat
 from utilities.prompts.built_in import QUESTION_ANSWER
 from utilities.training.loss import supervised_loss
@@ -165,6 +166,14 @@ def test_run_folder_is_whole_and_loads_again(model, tokenizer, data, tmp_path):
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
 
 
+def test_a_run_that_freezes_does_not_freeze_for_the_next_one(tokenizer, data, tmp_path):
+    model = tiny_model("llama")
+    first = fit(model, tokenizer, data, tmp_path / "first", freeze=Freeze(groups=["embeddings"]))
+    second = fit(model, tokenizer, data, tmp_path / "second")
+    frozen, trained = first.record["weights"][-1], second.record["weights"][-1]
+    assert frozen["trained"] < frozen["weights"] == trained["trained"]
+
+
 def test_the_same_seed_gives_the_same_run(tokenizer, data, tmp_path):
     runs = [
         fit(
@@ -192,7 +201,7 @@ def test_it_learns_to_answer_and_to_stop(tokenizer, data, tmp_path):
 
 def test_a_folder_that_is_no_run_is_never_touched(model, tokenizer, data, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainingError, match="is not a run folder; left untouched"):
+    with pytest.raises(TrainingError, match="is not a run folder; it is left untouched"):
         fit(model, tokenizer, data, tmp_path, if_exists="overwrite")
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -1,7 +1,7 @@
 """The first cell of every notebook: in Colab it installs the course, elsewhere it does nothing.
 
-Colab comes with torch, numpy, pandas and transformers, loaded or about to be. Exchanging one of
-them under a running kernel breaks it in odd ways, so they stay unless they are too old.
+Colab has torch, numpy, pandas and transformers installed, and may have imported them. To replace
+one of them in a running kernel breaks it in odd ways, so they are kept unless they are too old.
 """
 
 import subprocess
@@ -20,6 +20,7 @@ EXTRAS = ("", "benchmark")
 
 
 KEPT = ("torch", "numpy", "pandas", "transformers")
+"""Packages that Colab has installed, and that are kept if they are new enough."""
 
 
 CELL = """\
@@ -38,7 +39,7 @@ if "google.colab" in sys.modules:
 
 
 def first_cell() -> str:
-    """Return the source of the first cell; the address is `Repository` in `pyproject.toml`."""
+    """Return the source of the first cell, with the `Repository` of `pyproject.toml`."""
     addresses = metadata.metadata(PACKAGE).get_all("Project-URL") or []
     named = dict(address.split(", ", 1) for address in addresses)
     return CELL.format(repository=named["Repository"])
@@ -55,17 +56,18 @@ def version_of(name: str) -> str | None:
 def lacking(
     requirements: Iterable[str], installed: Callable[[str], str | None] = version_of
 ) -> tuple[list[str], list[str]]:
-    """Return the requirements that do not hold yet: those to install, and those to exchange.
+    """Return the requirements that are not met.
 
     Args:
         requirements: as in `importlib.metadata.requires`, with markers.
-        installed: gives the version of a package, or None.
+        installed: returns the version of a package, or None.
 
     Returns:
-        What is missing or too old among ordinary packages, and what is too old among those that
-        Colab brings (`KEPT`), both as requirements for pip.
+        (to install, to replace), as requirements for pip: packages that are missing or too old; and
+        packages of `KEPT` that are installed and too old.
     """
-    missing, too_old = [], []
+    missing: list[str] = []
+    too_old: list[str] = []
     for text in requirements:
         requirement = Requirement(text)
         marker = requirement.marker
@@ -74,20 +76,23 @@ def lacking(
         version = installed(requirement.name)
         if version and requirement.specifier.contains(version, prereleases=True):
             continue
-        requirement.marker = None
-        (too_old if version and requirement.name in KEPT else missing).append(str(requirement))
+        requirement.marker = None  # it applies here, and pip must not evaluate it without the extra
+        if version and requirement.name in KEPT:
+            too_old.append(str(requirement))
+        else:
+            missing.append(str(requirement))
     return missing, too_old
 
 
 def install_requirements() -> None:
-    """Install what the package needs and Colab lacks; say so when a restart is needed.
+    """Install the requirements that Colab lacks; print a message if a restart is needed.
 
     Raises:
-        subprocess.CalledProcessError: pip failed; its own message stands above.
+        subprocess.CalledProcessError: pip failed; its own message is printed above.
     """
     missing, too_old = lacking(metadata.requires(PACKAGE) or [])
-    exchanged = {Requirement(text).name for text in too_old}
-    versions = {name: version_of(name) for name in KEPT if name not in exchanged}
+    replaced = {Requirement(text).name for text in too_old}
+    versions = {name: version_of(name) for name in KEPT if name not in replaced}
     pins = [f"{name}=={version}" for name, version in versions.items() if version]
     if missing or too_old:
         with tempfile.TemporaryDirectory() as folder:
@@ -97,6 +102,6 @@ def install_requirements() -> None:
             subprocess.run([*pip, *missing, *too_old], check=True)
     if too_old:
         print(  # noqa: T201 - a cell's message to its reader
-            f"{', '.join(sorted(exchanged))} was too old and is new now. Restart the session "
+            f"{', '.join(sorted(replaced))} was too old and is new now. Restart the session "
             "(Runtime, Restart session), then run this cell again."
         )

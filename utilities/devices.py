@@ -1,8 +1,5 @@
-"""The device that computes, its precision, and its free memory."""
+"""The device that computes, its floating-point precision, and its free memory."""
 
-import contextlib
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -14,7 +11,7 @@ PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def device() -> str:
-    """Return `cuda`, `mps` or `cpu`: the best that is here."""
+    """Return `cuda`, `mps` or `cpu`: the fastest that is available."""
     import torch
 
     if torch.cuda.is_available():
@@ -23,7 +20,11 @@ def device() -> str:
 
 
 def resolve_precision(precision: PrecisionChoice = "auto") -> Precision:
-    """Return what `auto` means here: bf16 where CPU or GPU computes in it, fp16 on older GPUs."""
+    """Return the precision that `auto` stands for on this machine.
+
+    It is bf16 where the CPU or GPU computes in it, fp16 on older GPUs, else fp32. Any other value
+    is returned as it is.
+    """
     if precision != "auto":
         return precision
     import torch
@@ -32,19 +33,23 @@ def resolve_precision(precision: PrecisionChoice = "auto") -> Precision:
     if kind == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if native else "fp16"
-    has_bf16 = kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    has_bf16 = kind == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
     return "bf16" if has_bf16 else "fp32"
 
 
-def available_memory(device: "torch.device") -> int:
-    """Return the free bytes of a device, those that this process holds already included."""
+def free_memory(device: "torch.device") -> int:
+    """Return the free bytes of a GPU; of the machine where the device is not one of CUDA."""
+    import psutil
     import torch
 
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_allocated(device)
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def available_memory(device: "torch.device") -> int:
+    """Return the free bytes of a device, with those of a GPU that this process holds already."""
+    import torch
+
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    return free_memory(device) + held

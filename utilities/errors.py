@@ -1,8 +1,8 @@
-"""Every error that the package raises on purpose, and the help that its messages give.
+"""Exceptions: every error that the package raises on purpose.
 
-A `LabError` is a fault in what the user gave, told in one message; command lines print it and end
-with status 2. It is a `ValueError`, so that pydantic collects it beside the other faults of a
-config. Whatever else is raised is a fault of this package.
+A `LabError` reports a fault in the user's input. Command lines print its message and end with
+status 2. It is a `ValueError`, so that pydantic collects it with the other faults of a config. Any
+other exception is a bug in this package.
 """
 
 import difflib
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 
 class LabError(ValueError):
-    """A fault in the user's input, told in one message that says how to mend it."""
+    """Base class: a fault in the user's input; the message says how to correct it."""
 
 
 class ConfigError(LabError):
-    """A config file or an override that cannot be used."""
+    """A config file, override or environment variable that is not valid."""
 
 
 class PromptError(LabError):
@@ -22,11 +22,11 @@ class PromptError(LabError):
 
 
 class DataError(LabError):
-    """Data that cannot be used as it is; the message names file, row and remedy."""
+    """Data that cannot be used; the message names file, row and remedy."""
 
 
 class NothingToLearn(DataError):
-    """No row was left; `counts` says what became of them."""
+    """No row has anything to learn; `counts` says what happened to the rows."""
 
     def __init__(self, max_length: int, counts: dict[str, int]):
         super().__init__(f"no row has anything to learn at max_length {max_length}: {counts}")
@@ -34,23 +34,23 @@ class NothingToLearn(DataError):
 
 
 class ModelError(LabError):
-    """A model that is not available or cannot be loaded; the message says what to do."""
+    """A model that is not available or cannot be loaded."""
 
 
 class FetchError(LabError):
-    """The offline model cannot be fetched; the message says why and what to do."""
+    """The offline model cannot be fetched."""
 
 
 class AdapterError(LabError):
-    """An adapter that cannot be made or loaded."""
+    """An adapter that cannot be created or loaded."""
 
 
 class FreezingError(LabError):
-    """A choice of weights that cannot be made."""
+    """A choice of weights to freeze that is not possible."""
 
 
 class PlanningError(LabError):
-    """A plan that cannot be made from what was given."""
+    """A plan that cannot be computed from its input."""
 
 
 class TrackingError(LabError):
@@ -62,11 +62,11 @@ class TrainingError(LabError):
 
 
 class GenerationError(LabError):
-    """A request for text that the model cannot fulfil."""
+    """A request for text that the model cannot serve."""
 
 
 class EndpointError(LabError):
-    """An endpoint that cannot be asked."""
+    """An endpoint that cannot be used."""
 
 
 class AnalysisError(LabError):
@@ -74,19 +74,19 @@ class AnalysisError(LabError):
 
 
 class EvaluationError(LabError):
-    """An evaluation that cannot be done as asked."""
+    """An evaluation that cannot be run as configured."""
 
 
 class JudgingError(LabError):
-    """Ratings or comparisons that cannot be made, read or used."""
+    """Ratings or comparisons that cannot be obtained, read or used."""
 
 
 class BenchmarkError(LabError):
-    """A benchmark that cannot be run as asked."""
+    """A benchmark that cannot be run as configured."""
 
 
 class RunnerError(LabError):
-    """A request to `BasicModelRunner` or the labs' functions that cannot be fulfilled."""
+    """A request to `BasicModelRunner` or to the labs' functions that cannot be served."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

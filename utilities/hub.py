@@ -10,10 +10,12 @@ PROBE_SECONDS = 3.0
 
 @functools.cache
 def probe(name: str, kind: Literal["model", "dataset"] = "model") -> str:
-    """Ask the hub once whether it has a model or dataset; wait `PROBE_SECONDS` at most.
+    """Ask the hub whether it has a model or dataset; wait `PROBE_SECONDS` at most.
+
+    The result is cached for the process.
 
     Returns:
-        `"there"`, or a clause that says what came instead.
+        `"there"`, or a clause that says what is the matter.
     """
     from huggingface_hub import HfApi, is_offline_mode
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError

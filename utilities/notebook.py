@@ -1,10 +1,10 @@
-"""Whether somebody sits at the notebook."""
+"""Whether a notebook is interactive."""
 
 import sys
 
 
 def is_interactive() -> bool:
-    """Say whether the notebook is run by somebody, not by a program, which takes no input."""
+    """Whether a frontend runs this notebook that can answer `input()`, and not a program."""
     ipython = sys.modules.get("IPython")
     kernel = getattr(ipython and ipython.get_ipython(), "kernel", None)
     request = kernel.get_parent("shell") if kernel else {}

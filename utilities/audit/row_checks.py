@@ -1,37 +1,26 @@
-"""What the audit finds: rows as it sees them, and what it finds in and between them."""
+"""The checks of the audit: what it looks for in rows and between them."""
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from utilities.audit.audited_rows import Row, comparable_rows
 from utilities.audit.text_checks import (
     GARBLED,
     MARK,
     MARK_BEGINS_LINE,
     REMOVABLE,
-    Text,
     comparable,
     excerpt,
     find_email,
     find_phone,
     find_secret,
-    mend,
     script_of,
-    template_frames,
     visible,
 )
-from utilities.errors import DataError
-from utilities.prompts.base import PromptFormat
-from utilities.prompts.chat import ChatFormat
-from utilities.rows.columns import ToFormat, columns_for
 from utilities.rows.near_duplicates import near_duplicate_pairs
-from utilities.rows.patches import PatchEntry, raw_hash, read_patch
-from utilities.rows.readers import RawRow
-from utilities.rows.sources import AnySource, raw_rows, resolve, wanted_values
 
 Item = TypeVar("Item")
 
@@ -60,46 +49,20 @@ CODES = {
     "leaks_into_test": "its prompt is nearly that of a test row",
     "leaks_into_benchmark": "holds a benchmark question",
 }
-"""What the audit looks for. Case and punctuation do not count in prompts that are "the same"."""
-
-
-class Row(NamedTuple):
-    """One row as the audit sees it.
-
-    Attributes:
-        number: which row of the source, from 1, before any patch.
-        place: where it stands, for people.
-        sha256: `row_hash` of the row before any patch.
-        values: the row with the format's columns.
-        fault: (code, words, whether to drop it) when the row cannot be used, else None.
-        texts: those that the format takes.
-        prompt: what is asked, bare; all of the text, in a format without prompt columns.
-        response: the last answer, bare.
-        mended: the columns that mending changes, with their new values.
-    """
-
-    number: int
-    place: str
-    sha256: str
-    values: dict[str, Any]
-    fault: tuple[str, str, bool] | None
-    texts: tuple[Text, ...] = ()
-    prompt: str = ""
-    response: str = ""
-    mended: Mapping[str, Any] = MappingProxyType({})
+"""Kinds of finding. Two prompts are "the same" regardless of case and punctuation."""
 
 
 class Finding(NamedTuple):
     """One problem of one row: a line of the table of findings.
 
     Attributes:
-        row: which row of the source, from 1; a patch uses the same number.
-        place: where it stands, for people.
+        row: number of the row in the source, from 1; a patch uses the same number.
+        place: file and line, or the like.
         code: one of `CODES`.
         detail: what was found, in words.
         text: the text around it, shortened; of a secret, its first four characters.
-        action: what the patch does: `drop`, `replace`, or nothing.
-        group: the number of the first of the rows that belong together; 0 where it is alone.
+        action: what the patch does: `drop`, `replace`, or "" for nothing.
+        group: the number of the first of the rows that belong together; 0 for a row by itself.
     """
 
     row: int
@@ -111,105 +74,11 @@ class Finding(NamedTuple):
     group: int = 0
 
     @classmethod
-    def of(cls, row: Row, code: str, detail: str, text: str, action: str = "", group: int = 0):
-        """Return a finding of a row."""
+    def of(
+        cls, row: Row, code: str, detail: str, text: str, action: str = "", group: int = 0
+    ) -> "Finding":
+        """Return a finding in a row."""
         return cls(row.number, row.place, code, detail, excerpt(text), action, group)
-
-
-def read_for_checks(
-    source: AnySource, prompt_format: PromptFormat
-) -> tuple[list[Row], list[PatchEntry]]:
-    """Return the rows of a source, and the corrections that its own patch makes already."""
-    source, settings, name = resolve(source)
-    patch = read_patch(settings.patch) if settings.patch else []
-    raws = list(raw_rows(source))
-    originals = list(raw_rows(source.model_copy(update={"patch": None}))) if patch else raws
-    dropped = {entry.row for entry in patch if entry.action == "drop"}
-    numbers = [n for n in range(1, len(originals) + 1) if n not in dropped]
-    readable = [raw.values for raw in raws if not raw.fault]
-    if not readable:
-        first = f"; the first: {raws[0].place}: {raws[0].fault}" if raws else ""
-        raise DataError(f"{name}: no row can be read ({len(raws)} found{first})")
-    found = dict.fromkeys(column for values in readable for column in values)
-    to_format = columns_for(prompt_format, list(found), settings.columns, name)
-    wanted = wanted_values(settings.only)
-    frames = template_frames(prompt_format)
-    rows = [
-        _row(number, raw, raw_hash(originals[number - 1]), prompt_format, to_format, frames)
-        for number, raw in zip(numbers, raws, strict=True)
-        if raw.fault or all(str(raw.values.get(c)) in values for c, values in wanted.items())
-    ][: settings.limit]
-    if not comparable_rows(rows):
-        first = f"; the first: {rows[0].place}: {rows[0].fault[1]}" if rows else ""
-        raise DataError(
-            f"{name}: no row fits the format {prompt_format.name} ({len(rows)} looked at{first}). "
-            "Name another `prompt_format`, or the `columns` of the source"
-        )
-    return rows, patch
-
-
-def _row(
-    number: int,
-    raw: RawRow,
-    digest: str,
-    prompt_format: PromptFormat,
-    to_format: ToFormat,
-    frames: Sequence[re.Pattern[str]],
-) -> Row:
-    values = to_format(raw.values)
-    if raw.fault or isinstance(values, str):
-        fault = ("unreadable", raw.fault or values, bool(raw.fault))
-        return Row(number, raw.place, digest, {}, fault)
-    held = [values.get(c) for c in (*prompt_format.columns, *prompt_format.optional_columns)]
-    held += _texts_in(values.get("messages"))  # columns may have been made into messages
-    used = {c: v for c, v in raw.values.items() if any(v is each for each in held)}
-    texts = [mend(c, text, frames) for c, v in used.items() for text in _texts_in(v)]
-    bare = {text.found: text.bare for text in texts}
-    mended = {text.found: text.mended for text in texts}
-    new = {c: change_texts(v, bare.__getitem__) for c, v in used.items()}
-    compared = to_format({**raw.values, **new})
-    new = {c: change_texts(v, mended.__getitem__) for c, v in used.items()}
-    prompt, response = _prompt_and_response(compared, prompt_format)
-    fault = _fault(compared, prompt_format, prompt, response)
-    changed = {c: v for c, v in new.items() if v != used[c]}
-    return Row(number, raw.place, digest, values, fault, tuple(texts), prompt, response, changed)
-
-
-def _prompt_and_response(values: dict[str, Any], prompt_format: PromptFormat) -> tuple[str, str]:
-    if isinstance(prompt_format, ChatFormat):
-        messages = values.get("messages")
-        turns = [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
-        answers = [i for i, turn in enumerate(turns) if turn.get("role") == "assistant"]
-        last = answers[-1] if answers else len(turns)
-        parts = (turns[:last], turns[last : last + 1])
-    else:
-        asked = [*prompt_format.prompt_columns, *prompt_format.optional_columns]
-        asked = asked or prompt_format.columns
-        answered = [column for column in prompt_format.columns if column not in asked]
-        parts = ([values.get(column) for column in each] for each in (asked, answered))
-    prompt, response = ("\n".join(_texts_in(part)).strip() for part in parts)
-    return prompt, response
-
-
-def _fault(
-    values: dict[str, Any], prompt_format: PromptFormat, prompt: str, response: str
-) -> tuple[str, str, bool] | None:
-    told = prompt_format.fault(values)
-    if told is None:
-        return None
-    present = {column: values[column] for column in prompt_format.columns if column in values}
-    empty = [column for column, value in present.items() if _is_blank(value)]
-    if empty:
-        return "empty", f"in {', '.join(empty)}", True
-    unanswered = isinstance(prompt_format, ChatFormat) and prompt and not response
-    lacks = any(column not in values for column in prompt_format.columns)
-    # What is there but of another kind, a number say, may be an answer: that is for people.
-    return ("empty", told, True) if unanswered else ("unreadable", told, lacks)
-
-
-def comparable_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that can be compared: all but the unreadable ones."""
-    return [row for row in rows if not (row.fault and row.fault[0] == "unreadable")]
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
@@ -220,28 +89,6 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
     return groups
 
 
-def _is_blank(value: Any) -> bool:
-    items = value if isinstance(value, list | tuple) else [] if value is None else [value]
-    return all(isinstance(item, str) and not item.strip() for item in items)
-
-
-def _texts_in(value: Any) -> list[str]:
-    texts: list[str] = []
-    change_texts(value, lambda text: texts.append(text) or text)
-    return texts
-
-
-def change_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Change the texts in a value: text, a list of texts, or messages."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, list | tuple):
-        return [change_texts(item, change) for item in value]
-    if isinstance(value, dict) and "content" in value:
-        return {**value, "content": change_texts(value["content"], change)}
-    return value
-
-
 def _answer(row: Row) -> str:
     return comparable(row.response)
 
@@ -249,9 +96,17 @@ def _answer(row: Row) -> str:
 def check_rows(
     rows: Sequence[Row], refusals: Sequence[str], near_duplicate: float
 ) -> list[Finding]:
-    """Return all findings in the rows and between them."""
+    """Return all findings in the rows and between them.
+
+    Args:
+        rows: of `read_for_checks`.
+        refusals: texts that mark a response as a refusal; case does not count.
+        near_duplicate: word overlap (Jaccard), 0 to 1, from which two prompts are near duplicates.
+    """
     findings = [
-        Finding.of(row, *row.fault[:2], "", "drop" * row.fault[2]) for row in rows if row.fault
+        Finding.of(row, row.fault.code, row.fault.detail, "", "drop" if row.fault.drop else "")
+        for row in rows
+        if row.fault
     ]
     rows = comparable_rows(rows)
     findings += [*_same_prompts(rows), *_near_prompts(rows, near_duplicate)]
@@ -260,25 +115,31 @@ def check_rows(
 
 
 def _same_prompts(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Find repeated prompts, contradictions among them, and exact duplicates."""
     for key, group in grouped(rows, lambda row: comparable(row.prompt)).items():
         if len(group) == 1:
             continue
         first = group[0].number
-        told = ", ".join(str(row.number) for row in group[:6]) + ", …" * (len(group) > 6)
+        numbers = ", ".join(str(row.number) for row in group[:6])
+        if len(group) > 6:
+            numbers += ", …"
+        # The first row of each answer. Of two answers at least one differs from a row's own, so two
+        # are enough to find a contradiction; those to literally the same prompt come first.
         answers = [same[0] for same in grouped(group, _answer).values()]
         for prompt, exact in grouped(group, lambda row: row.prompt).items():
-            nearer = [same[0] for same in grouped(exact, _answer).values()]
+            to_exact = [same[0] for same in grouped(exact, _answer).values()]
             for row in exact:
                 yield Finding.of(
-                    row, "repeated_prompt", f"same prompt: rows {told}", prompt, "", first
+                    row, "repeated_prompt", f"same prompt: rows {numbers}", prompt, "", first
                 )
-                for other in [*nearer[:2], *answers[:2]]:
+                for other in [*to_exact[:2], *answers[:2]]:
                     if _answer(other) != _answer(row):
                         how = "letter for letter" if other.prompt == prompt else "in other letters"
                         detail = f"row {other.number} asks the same {how}, and responds otherwise"
                         yield Finding.of(row, "contradiction", detail, row.response, "", first)
                         break
-        # Prompts without a word, such as "???" and "!", are the same only letter for letter.
+        # The key of prompts without a word, such as "???" and "!", is empty; they are duplicates
+        # only if they are equal letter for letter.
         seen: dict[tuple[str, str], int] = {}
         for row in group:
             if row.fault:
@@ -291,6 +152,7 @@ def _same_prompts(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _near_prompts(rows: Sequence[Row], threshold: float) -> Iterator[Finding]:
+    """Find near duplicates: for each row, the earlier one with the largest word overlap."""
     keys = [comparable(row.prompt) for row in rows]
     best: dict[int, tuple[float, int]] = {}
     pairs = near_duplicate_pairs([row.prompt for row in rows], threshold=threshold)
@@ -304,15 +166,17 @@ def _near_prompts(rows: Sequence[Row], threshold: float) -> Iterator[Finding]:
 
 
 def _responses(rows: Sequence[Row], refusals: Sequence[str]) -> Iterator[Finding]:
+    """Find refusals, repeated responses, and stock responses."""
     answered = [row for row in rows if row.response]
     for row in answered:
-        if told := [text for text in refusals if text.casefold() in row.response.casefold()]:
-            yield Finding.of(row, "refusal", f"holds {told[0]!r}", row.response)
+        if matches := [text for text in refusals if text.casefold() in row.response.casefold()]:
+            yield Finding.of(row, "refusal", f"holds {matches[0]!r}", row.response)
     for response, group in grouped(answered, lambda row: row.response).items():
         first = group[0].number
         for row in group[1:]:
             yield Finding.of(row, "repeated_response", f"as in row {first}", response, "", first)
-        # The wordings of one fact are fewer than 1 % of the rows; what answers everything is more.
+        # A fact that is asked in several wordings makes up less than 1 % of the rows; a response
+        # that fits any question makes up more.
         if len({row.prompt for row in group}) >= max(5, len(rows) / 100):
             detail = f"stands in {len(group)} rows ({len(group) / len(rows):.1%})"
             for row in group:
@@ -320,17 +184,20 @@ def _responses(rows: Sequence[Row], refusals: Sequence[str]) -> Iterator[Finding
 
 
 def _outliers(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Find lengths beyond Tukey's outer fences, on logarithms, and a factor of 8 off the median.
+    """Find outliers of length: beyond Tukey's outer fences of the logarithms, and 8 times off.
 
-    The second condition is for data of nearly one length, where the fences stand close.
+    8 times longer or shorter than the median: this second condition is for data of nearly one
+    length, where the fences are close to it.
     """
     for part in ("prompt", "response"):
         kept = [(row, text) for row in rows if (text := getattr(row, part))]
-        logs = np.log([len(text) for _, text in kept] or [1])
+        if not kept:
+            continue
+        logs = np.log([len(text) for _, text in kept])
         low, middle, high = np.quantile(logs, [0.25, 0.5, 0.75])
         longest = max(high + 3 * (high - low), middle + np.log(8))
         shortest = min(low - 3 * (high - low), middle - np.log(8))
-        for (row, text), log in zip(kept, logs, strict=False):
+        for (row, text), log in zip(kept, logs, strict=True):
             if not shortest <= log <= longest:
                 code = "very_long" if log > longest else "very_short"
                 detail = f"{part} of {len(text)} characters; the median is {np.exp(middle):.0f}"
@@ -338,35 +205,41 @@ def _outliers(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _in_the_text(row: Row) -> Iterator[Finding]:
-    """Look through each text of a row; one finding a code, told of the first text that has it."""
+    """Check each text of a row; of each code, only the first text that has it is reported."""
     shown = {text: visible(text.found) for text in row.texts}
     marked = [t for t in row.texts if t.bare != shown[t] or MARK_BEGINS_LINE.search(t.bare)]
     if marked:
-        action = "replace" if any(text.mended != shown[text] for text in marked) else ""
+        is_mended = any(text.mended != shown[text] for text in marked)
         mark = MARK.search(marked[0].found)
         detail = f"in {marked[0].column}: {mark[0] if mark else 'a filled-in template'}"
+        action = "replace" if is_mended else ""
         yield Finding.of(row, "template_in_text", detail, marked[0].found, action)
-    odd = [(t, REMOVABLE.search(t.found) or GARBLED.search(t.found)) for t in row.texts]
-    if odd := [(text, mark) for text, mark in odd if mark]:
-        text, mark = odd[0]
-        action = "replace" if any(text.found != shown[text] for text, _ in odd) else ""
-        detail = f"in {text.column}: {' '.join(f'U+{ord(c):04X}' for c in mark[0])}"
-        around = text.found[max(0, mark.start() - 20) :]
+    odd = [
+        (text, match)
+        for text in row.texts
+        if (match := REMOVABLE.search(text.found) or GARBLED.search(text.found))
+    ]
+    if odd:
+        is_mended = any(text.found != shown[text] for text, _ in odd)
+        text, match = odd[0]
+        detail = f"in {text.column}: {' '.join(f'U+{ord(c):04X}' for c in match[0])}"
+        around = text.found[max(0, match.start() - 20) :]
+        action = "replace" if is_mended else ""
         yield Finding.of(row, "control_characters", detail, around, action)
     for code, find in (("email", find_email), ("phone", find_phone), ("secret", find_secret)):
         for text in row.texts:
             if found := find(text.bare):
-                told = found[:4] + "…" if code == "secret" else found
-                yield Finding.of(row, code, f"in {text.column}", told)
+                quoted = found[:4] + "…" if code == "secret" else found
+                yield Finding.of(row, code, f"in {text.column}", quoted)
                 break
 
 
 def _scripts(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Compare scripts, not languages: French among English goes unnoticed, Russian does not."""
-    scripts = {}
+    """Find rows in another script than most. Scripts, not languages: French is not noticed."""
+    scripts: dict[int, str] = {}
     for row in rows:
         letters = Counter(row.prompt + row.response)
-        counts = Counter()
+        counts: Counter[str] = Counter()
         for letter, count in letters.items():
             if letter.isalpha():
                 counts[script_of(letter)] += count

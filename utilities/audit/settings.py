@@ -1,4 +1,4 @@
-"""What the audit reads from its config."""
+"""The config of `python -m utilities.audit`."""
 
 from typing import Annotated
 
@@ -12,25 +12,25 @@ LIMITS = (64, 128, 256, 512, 1024)
 
 
 class AuditConfig(StrictModel):
-    """What `python -m utilities.audit` reads."""
+    """The config of `python -m utilities.audit`."""
 
     source: ConfigSource
-    """The rows to look at; see `sources.Source`."""
+    """The rows to check."""
     prompt_format: ConfigPromptFormat = QUESTION_ANSWER
-    """What they are to become."""
+    """How the rows become prompts and responses."""
     test: ConfigSource | None = None
-    """Rows that must not be trained on; None leaves the question out."""
+    """Rows that must not be in the training data; null skips this check."""
     benchmark: ConfigSource | None = None
-    """Where questions stand that must not be trained on."""
+    """Rows whose questions must not be in the training data; null skips this check."""
     benchmark_column: str = "question"
-    """The column of `benchmark` that holds them."""
+    """The column of `benchmark` that holds the questions."""
     refusals: tuple[str, ...] = ()
-    """Texts that mark a response as turning the question down."""
+    """Texts that mark a response as a refusal."""
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
-    """Word overlap (Jaccard) from which two prompts are nearly the same."""
+    """Word overlap (Jaccard similarity) from which two prompts count as near duplicates."""
     base_model: ModelName | None = "auto"
-    """Whose tokenizer counts the tokens; None leaves the budget out."""
+    """The model whose tokenizer counts the tokens; null leaves the token budget out."""
     limits: tuple[Annotated[int, Field(ge=3)], ...] = Field(default=LIMITS, min_length=1)
-    """Length limits for the budget, in tokens."""
+    """Length limits that the token budget compares, in tokens of prompt, response and end."""
     output_dir: ConfigPath
-    """Gets `report.json`, `findings.csv`, `patch.jsonl` and `audit.png`."""
+    """The folder for `report.json`, `findings.csv`, `patch.jsonl` and `audit.png`."""

@@ -1,4 +1,4 @@
-"""What is wrong inside a text: leftover templates, odd characters, addresses, keys, scripts."""
+"""Checks of one text: leftover templates, odd characters, addresses, keys, scripts."""
 
 import re
 import unicodedata
@@ -15,7 +15,14 @@ from utilities.prompts.template import TemplateFormat
 
 
 class Text(NamedTuple):
-    """One text of a row: its column, how it stands there, bare for comparisons, and mended."""
+    """One text of a row.
+
+    Attributes:
+        column: of the source.
+        found: the text as it is there.
+        bare: without template and invisible characters, for comparisons.
+        mended: what the patch puts in its place.
+    """
 
     column: str
     found: str
@@ -35,7 +42,7 @@ MARK = re.compile(f"{_HEADING}|{_TOKEN}")
 MARK_BEGINS_LINE = re.compile(rf"^[ \t]*(?:{_HEADING}|{_TOKEN})", re.M)
 
 
-# A token with a blank beside it may be what a sentence speaks of: that one stays.
+# A token with a blank beside it may be the subject of a sentence: that one is left untouched.
 _LEADING = re.compile(
     rf"Below is an instruction that describes a task[^\n]*\n|{_HEADING}|\[INST\]|<s>"
     r"|<\|im_start\|>(?:system|user|assistant)\b|<start_of_turn>(?:user|model)\b"
@@ -87,8 +94,9 @@ _LONG_TOKEN = re.compile(
 def comparable(text: str) -> str:
     """Return text in the form in which prompts are compared.
 
-    Case, white space and punctuation go. Letters of any script, symbols, the marks of formulas and
-    code (`2+2` is not `2*2`), and marks before a digit (`1.5`) stay. Marks alone are nothing.
+    Without case, extra white space and punctuation. Letters of any script, symbols, the marks of
+    formulas and code (`2+2` is not `2*2`), and marks before a digit (`1.5`) are kept. Text of marks
+    alone becomes empty.
 
     Example:
         >>> comparable("  Why `pad`?! ")
@@ -106,10 +114,14 @@ def _keep_meaningful(mark: re.Match[str]) -> str:
 
 
 def template_frames(prompt_format: PromptFormat) -> list[re.Pattern[str]]:
-    """Return what a value looks like that a template has been filled with already."""
+    """Return patterns of values that have been put into a template already, by mistake.
+
+    They are made of the built-in templates and that of the format; group 1 is the value itself.
+    """
     formats = [f for f in (*FORMATS.values(), prompt_format) if isinstance(f, TemplateFormat)]
     frames = []
-    for template in {template for each in formats for template in each.templates}:
+    for template in {template for known in formats for template in known.templates}:
+        # Every field becomes one NUL character, which no template has; split there.
         parts = template.format_map(defaultdict(lambda: "\0")).strip().split("\0")
         if len(parts) == 2 and re.search(r"\w", "".join(parts)):
             before, after = map(re.escape, map(str.strip, parts))
@@ -118,7 +130,7 @@ def template_frames(prompt_format: PromptFormat) -> list[re.Pattern[str]]:
 
 
 def _without_template(text: str, frames: Sequence[re.Pattern[str]]) -> str:
-    """Return text without the headings and tokens at its two ends, else untouched."""
+    """Return text without template headings and tokens at its ends, however many there are."""
     while True:
         inner = text.strip()
         if framed := next(filter(None, (frame.fullmatch(inner) for frame in frames)), None):
@@ -132,25 +144,25 @@ def _without_template(text: str, frames: Sequence[re.Pattern[str]]) -> str:
 
 
 def visible(text: str) -> str:
-    """Return text without characters that do not show and mean nothing."""
+    """Return text without invisible characters; line breaks of other kinds become newlines."""
     return REMOVABLE.sub(lambda mark: "\n" if mark[0] in "\v\f\x85" else "", text)
 
 
 def mend(column: str, text: str, frames: Sequence[re.Pattern[str]]) -> Text:
-    """Return a text as it stands, bare of template and invisible characters, and mended."""
+    """Return a text with its bare and its mended form; see `Text`."""
     shown = visible(text)
     bare = _without_template(shown, frames)
-    # A mark that is left inside means that the ends were not all of it: leave that to people.
+    # A mark left inside means that the template is not only at the ends: people decide.
     return Text(column, text, bare, shown if MARK.search(bare) else bare)
 
 
 def excerpt(text: str) -> str:
-    """Return the first 80 characters, on one line, with invisible ones written out."""
+    """Return the first 80 characters, on one line, with invisible ones as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80])
 
 
 def find_email(text: str) -> str | None:
-    """Return the first e-mail address; those at example.com and the like are nobody's."""
+    """Return the first e-mail address; those at example.com and the like belong to nobody."""
     found = _EMAIL.search(text)
     return found and found[0]
 
@@ -162,11 +174,11 @@ def find_phone(text: str) -> str | None:
 
 
 def find_secret(text: str) -> str | None:
-    """Find a key of a known form, or a long token as disordered as only chance makes it.
+    """Return the first key of a known form, or the first long token of high entropy.
 
-    That is 32 letters and digits or more, of both cases, with over 4.3 bits of entropy a character
-    (chance gives 4.6). Names in camel case stay below; checksums have one case; addresses and file
-    names have other marks beside them.
+    That is 32 letters and digits or more, of both cases, with an entropy of over 4.3 bits a
+    character; random ones have 4.6. Names in camel case are below that, checksums have one case,
+    and addresses and file names have other marks beside them.
     """
     if found := _KEY.search(text):
         return found[0]

@@ -1,4 +1,4 @@
-"""ARC from a file: JSONL as AI2 or the hub gives it, or parquet, checked row by row."""
+"""ARC from a file: JSONL as AI2 or the hub publish it, or parquet, checked row by row."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,8 +27,8 @@ def read_arc(path: Path) -> list[dict[str, Any]]:
         try:
             items.append(_item(row))
         except (KeyError, TypeError, ValueError) as error:
-            lacking = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(f"{path}: line {line}: {lacking}") from None
+            fault = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{path}: line {line}: {fault}") from None
     if not items:
         raise DataError(f"{path}: there is no item in it")
     return items
@@ -70,7 +70,9 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError("a choice is empty")
     if row["answerKey"] not in labels:
-        raise ValueError(f"answerKey {row['answerKey']!r} is none of {', '.join(map(str, labels))}")
+        raise ValueError(
+            f"answerKey {row['answerKey']!r} is not one of {', '.join(map(str, labels))}"
+        )
     return {
         "question": question,
         "choices": {"text": texts, "label": labels},

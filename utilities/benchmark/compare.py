@@ -1,40 +1,20 @@
-"""What a benchmark comes to, two models on the same items, and published figures."""
+"""Two models on the same items, and published scores."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from utilities.benchmark.result import Benchmark
 from utilities.config import bundled
 from utilities.errors import BenchmarkError
 from utilities.scores.statistics import Flips, mcnemar
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """What came out.
-
-    Attributes:
-        scores: one row per task: `task`, `version` (of the task), `n` (items used), `of` (items
-            there are), `acc`, `acc_low`, `acc_high`, `acc_norm`, `acc_norm_low`, `acc_norm_high`
-            (shares with 95 % Wilson intervals, 0 to 1), `chance` (what guessing gets), `seconds`,
-            `model`, `source`, `harness` (its version).
-        samples: one row per item: `task`, `item`, `question`, `choices`, `log_probabilities`
-            (nats), `right`, `picked`, `picked_norm` (places of choices), `acc`, `acc_norm` (bool;
-            None where the task has no such score).
-        record: model, settings, versions.
-    """
-
-    scores: pd.DataFrame
-    samples: pd.DataFrame
-    record: dict[str, Any]
-
-
 def compare_items(
-    before: Benchmark, after: Benchmark, metric: Literal["acc", "acc_norm"] = "acc"
+    before: Benchmark, after: Benchmark, *, metric: Literal["acc", "acc_norm"] = "acc"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compare two models on the same items.
+    """Compare two models on the same items, with McNemar's test.
 
     Args:
         before: of one model, such as the base model.
@@ -80,7 +60,7 @@ def compare_items(
 
 
 def published(task: Literal["arc_easy", "arc_challenge"]) -> pd.DataFrame:
-    """Return the published figures of the Pythia models on ARC; see `data/README.md`.
+    """Return the published scores of the Pythia models on ARC; see `data/README.md`.
 
     Columns: `model`, `step`, `acc`, `acc_stderr`, `acc_norm`, `acc_norm_stderr`.
     """

@@ -2,13 +2,12 @@
 
     python -m utilities.benchmark configs/course_assistant/arc.yaml [key=value …]
 
-The harness makes the requests and the scores, as everybody cites them; how likely choices are is
-computed here, reading each question once for all its choices. `science_questions` is bundled and
-needs no hub; ARC needs one, or a file of it.
+The harness makes the requests and the scores, so that they can be cited; the log-probabilities of
+the choices are computed here, reading each question once for all its choices. `science_questions`
+is bundled and needs no hub; ARC needs one, or a file of it.
 """
 
 import contextlib
-import functools
 import io
 import logging
 import random
@@ -17,24 +16,27 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utilities import models
-from utilities.benchmark.compare import Benchmark
-from utilities.benchmark.tasks import BUNDLED, load_tasks, task_index
+from utilities.benchmark.result import Benchmark
+from utilities.benchmark.tasks import BUNDLED, load_tasks
+from utilities.devices import free_memory
 from utilities.errors import BenchmarkError
-from utilities.inference import likelihood
+from utilities.models.modes import evaluation_mode
 from utilities.scores.statistics import share_of
+from utilities.upstream import compiled_templates
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
     from lm_eval.api.task import Task
+
+SEEDS = {"python": 0, "others": 1234}  # the harness's own defaults
 
 
 def run_benchmark(
@@ -57,7 +59,7 @@ def run_benchmark(
             choose by: a run folder, an adapter, a hub id, `auto`.
         tokenizer: of a loaded model.
         tasks: `science_questions`, or any multiple-choice task of the harness, by its name there.
-        limit: items of each task, drawn at random; all by default.
+        limit: items of each task, drawn at random, 1 or more; all by default.
         data_files: files in place of the hub's data, for `arc_easy` and `arc_challenge`.
         batch_tokens: tokens in a batch; by the free memory when it is not given.
         dtype: of the weights, where they are loaded here.
@@ -66,49 +68,95 @@ def run_benchmark(
         progress: show a progress bar.
 
     Returns:
-        Scores, samples and a record. The state of all random generators is as it was before.
+        Scores, samples and a record. The state of all random number generators is unchanged.
 
     Raises:
-        BenchmarkError: a task is unknown, its data cannot be had, an item does not fit the model's
-            context, or a number is out of range.
+        BenchmarkError: a task is unknown, its data are not available, an item does not fit the
+            model's context, or a number is out of range.
         ModelError: see `models.choose` and `models.load`.
     """
     if not tasks:
         raise BenchmarkError("tasks: name one at least")
     if limit is not None and limit < 1:
         raise BenchmarkError(f"limit must be 1 or more, or not given, found {limit}")
+    loaded, its_tokenizer, origin = _load(model, tokenizer, dtype, name)
+    with evaluation_mode(loaded), _random_state_kept(), _quiet() as stderr:
+        by_name = load_tasks(tasks, data_files or {})
+        adapter = _language_model(loaded, its_tokenizer, batch_tokens, stderr if progress else None)
+        start = time.perf_counter()
+        results = _evaluate(adapter, by_name, _draw(by_name, limit, seed))
+        seconds = time.perf_counter() - start
+    samples = _samples(results)
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    versions = {n: version(n) for n in ("lm_eval", "torch", "transformers")}
+    record = {"model": origin, "dtype": dtype, "limit": limit, "seed": seed, "versions": versions}
+    return Benchmark(_scores(samples, results, list(by_name), seconds, origin), samples, record)
+
+
+def _load(
+    model: PreTrainedModel | models.ModelChoice | str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dtype: str,
+    name: str | None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, str]]:
+    """Return a model, its tokenizer, and where they come from."""
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
             raise BenchmarkError("a loaded model needs its tokenizer too")
-        origin = {
-            "name": name or type(model).__name__,
-            "source": "memory",
-            "reason": "it was given",
-        }
-    else:
-        choice = model if isinstance(model, models.ModelChoice) else models.choose(model)
-        origin = choice.record()
-        model, tokenizer = models.load(choice, dtype)
-    with _quiet() as stderr, _random_state_kept(), _without_waste(), _evaluating(model):
-        from lm_eval import simple_evaluate
+        given = {"name": name or type(model).__name__, "source": "memory", "reason": "it was given"}
+        return model, tokenizer, given
+    choice = model if isinstance(model, models.ModelChoice) else models.choose(model)
+    return *models.load(choice, dtype), choice.record()
 
-        loaded = load_tasks(tasks, data_files or {})
-        drawn = _draw(loaded, limit, seed)
-        language_model = _language_model(
-            model, tokenizer, batch_tokens or _batch_tokens(model), stderr if progress else None
-        )
-        start = time.perf_counter()
-        results = simple_evaluate(
-            model=language_model,
-            tasks=list(loaded.values()),
-            samples=drawn,
-            bootstrap_iters=0,
-            task_manager=task_index([]),
-        )
-        seconds = time.perf_counter() - start
-    samples = pd.DataFrame(
-        [_sample(task, each) for task, found in results["samples"].items() for each in found]
-    ).sort_values(["task", "item"], ignore_index=True)
+
+def _language_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_tokens: int | None,
+    bar: TextIO | None,
+) -> "LM":
+    from utilities.benchmark.language_model import SharedQuestions  # takes a second
+
+    return SharedQuestions(model, tokenizer, batch_tokens or _batch_tokens(model), bar)
+
+
+def _evaluate(
+    model: "LM", tasks: dict[str, "Task"], samples: dict[str, list[int]] | None
+) -> dict[str, Any]:
+    """Return the harness's results: `samples`, `versions` and `n-samples`, by task.
+
+    It does what the harness's `simple_evaluate` does; that also asks pip and git for a report on
+    the machine, which takes seconds.
+    """
+    from lm_eval import evaluate
+
+    random.seed(SEEDS["python"])
+    np.random.seed(SEEDS["others"])
+    torch.manual_seed(SEEDS["others"])
+    for task in tasks.values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(SEEDS["others"])
+    loaded = {"tasks": tasks, "groups": {}}
+    with compiled_templates():
+        return evaluate(model, loaded, samples=samples, bootstrap_iters=0)
+
+
+def _samples(results: dict[str, Any]) -> pd.DataFrame:
+    """Return the table `Benchmark.samples`."""
+    samples = results["samples"]
+    table = pd.DataFrame([_sample(task, item) for task in samples for item in samples[task]])
+    return table.sort_values(["task", "item"], ignore_index=True)
+
+
+def _scores(
+    samples: pd.DataFrame,
+    results: dict[str, Any],
+    order: list[str],
+    seconds: float,
+    origin: dict[str, str],
+) -> pd.DataFrame:
+    """Return the table `Benchmark.scores`, its tasks in the order given."""
     lines = []
     requests = samples["choices"].map(len)
     for task, rows in samples.groupby("task", sort=False):
@@ -123,75 +171,30 @@ def run_benchmark(
         line["seconds"] = round(seconds * requests[rows.index].sum() / requests.sum(), 1)
         line |= {"model": origin["name"], "source": origin["source"]}
         lines.append({**line, "harness": version("lm_eval")})
-    order = {name: place for place, name in enumerate(loaded)}
-    scores = pd.DataFrame(lines).sort_values("task", key=lambda c: c.map(order), ignore_index=True)
-    record = {
-        "model": origin,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "limit": limit,
-        "seed": seed,
-        "versions": {n: version(n) for n in ("lm_eval", "torch", "transformers")},
-    }
-    return Benchmark(scores, samples, record)
+    table = pd.DataFrame(lines)
+    return table.sort_values("task", key=lambda c: c.map(order.index), ignore_index=True)
 
 
 def _draw(tasks: dict[str, "Task"], limit: int | None, seed: int) -> dict[str, list[int]] | None:
-    """Return places of items, drawn at random; the same for every model."""
+    """Return indices of items, drawn at random; the same for every model."""
     if limit is None:
         return None
     drawn = {}
     for name, task in tasks.items():
         count = len(task.eval_docs)
-        places = np.random.default_rng(seed).permutation(count)[: min(limit, count)]
-        drawn[name] = sorted(places.tolist())
+        indices = np.random.default_rng(seed).permutation(count)[: min(limit, count)]
+        drawn[name] = sorted(indices.tolist())
     return drawn
 
 
 def _batch_tokens(model: PreTrainedModel) -> int:
     """Return how many tokens a batch may have, so that it takes a quarter of the free memory."""
-    on_gpu = model.device.type == "cuda"
-    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    free = free_memory(model.device)
     config = model.config.get_text_config()
     # Keys and values of all layers, and the widest activations of one.
     numbers = 2 * config.num_hidden_layers * config.hidden_size + 16 * config.hidden_size
     bytes_each = numbers * model.dtype.itemsize + 2 * config.vocab_size // 8
     return int(np.clip(free / 4 / bytes_each, 512, 16384))
-
-
-def _language_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, bar: Any
-) -> Any:
-    """Return the harness's own wrapper of a model, with another way to score choices."""
-    from lm_eval.models.huggingface import HFLM
-
-    class SharedQuestions(HFLM):
-        def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
-            groups: dict[tuple[int, ...], list[int]] = {}
-            for place, (texts, asked, choice) in enumerate(requests):
-                if len(asked) + len(choice) - 1 > self.max_length:
-                    raise BenchmarkError(
-                        f"an item has {len(asked) + len(choice)} tokens, but the model's context "
-                        f"holds {self.max_length}: {texts[0][:80]!r}"
-                    )
-                groups.setdefault(tuple(asked), []).append(place)
-            questions = [
-                (asked, [requests[place][2] for place in places])
-                for asked, places in groups.items()
-            ]
-            with tqdm(
-                total=len(questions), desc="scoring", unit="item", disable=bar is None, file=bar
-            ) as shown:
-                pad = self.tokenizer.pad_token_id
-                found = likelihood.choice_log_probabilities(
-                    self.model, questions, pad, batch_tokens, shown.update
-                )
-            results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-            for places, choices in zip(groups.values(), found, strict=True):
-                for place, result in zip(places, choices, strict=True):
-                    results[place] = result
-            return results
-
-    return SharedQuestions(pretrained=model, tokenizer=tokenizer, batch_size=1)
 
 
 def _sample(task: str, sample: dict[str, Any]) -> dict[str, Any]:
@@ -200,21 +203,24 @@ def _sample(task: str, sample: dict[str, Any]) -> dict[str, Any]:
         raise BenchmarkError(f"{task} does not say of each item whether it is right; use lm-eval")
     arguments = sample["arguments"]
     if isinstance(arguments, dict):
-        arguments = [(each["arg_0"], each["arg_1"]) for each in arguments.values()]
-    chances = [float(each[0]) for each in sample["filtered_resps"]]
+        arguments = [(pair["arg_0"], pair["arg_1"]) for pair in arguments.values()]
+    log_probabilities = [float(response[0]) for response in sample["filtered_resps"]]
     choices = [continuation.removeprefix(" ") for _, continuation in arguments]
-    by_length = [c / max(1, len(choice)) for c, choice in zip(chances, choices, strict=True)]
+    by_length = [
+        log_probability / max(1, len(choice))
+        for log_probability, choice in zip(log_probabilities, choices, strict=True)
+    ]
     right = sample["target"]
-    if isinstance(right, str):  # some tasks name it, others count
+    if isinstance(right, str):  # some tasks give the text of the right choice, others its index
         right = choices.index(right) if right in choices else None
     return {
         "task": task,
         "item": sample["doc_id"],
         "question": arguments[0][0],
         "choices": choices,
-        "log_probabilities": chances,
+        "log_probabilities": log_probabilities,
         "right": right if isinstance(right, int) else None,
-        "picked": int(np.argmax(chances)),
+        "picked": int(np.argmax(log_probabilities)),
         "picked_norm": int(np.argmax(by_length)),
         "acc": bool(sample["acc"]),
         "acc_norm": bool(sample["acc_norm"]) if "acc_norm" in sample else None,
@@ -222,7 +228,7 @@ def _sample(task: str, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[Any]:
+def _quiet() -> Iterator[TextIO]:
     """Keep the harness and `datasets` from writing to the screen; yields where a bar may go."""
     import datasets
 
@@ -241,34 +247,9 @@ def _quiet() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _without_waste() -> Iterator[None]:
-    """Have the harness compile each template once, not for every item, and not call pip and git."""
-    from lm_eval import evaluator, utils
-
-    compile_template, add_information = utils.env.from_string, evaluator.add_env_info
-    utils.env.from_string = functools.cache(compile_template)
-    evaluator.add_env_info = lambda results: None
-    try:
-        yield
-    finally:
-        del utils.env.from_string
-        evaluator.add_env_info = add_information
-
-
-@contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Put a model into evaluation mode, and back."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 @contextlib.contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Put the random generators back, which the harness seeds."""
+    """Restore the global random number generators, which the harness and its tasks use."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:

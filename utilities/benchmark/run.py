@@ -1,17 +1,19 @@
-"""A benchmark from its config."""
+"""A benchmark as a config describes it."""
 
 import json
 
 import pandas as pd
 
 from utilities import models
-from utilities.benchmark.compare import Benchmark, compare_items
+from utilities.benchmark.compare import compare_items
 from utilities.benchmark.harness import run_benchmark
+from utilities.benchmark.result import Benchmark
 from utilities.benchmark.settings import BenchmarkConfig
+from utilities.files import atomic_write
 
 
 def run_config(config: BenchmarkConfig, progress: bool = True) -> list[Benchmark]:
-    """Do all that a config says, and write its files at the end.
+    """Run the benchmarks of a config; write its files at the end.
 
     Returns:
         The benchmark of the base model, where there is one, and that of the model.
@@ -19,23 +21,29 @@ def run_config(config: BenchmarkConfig, progress: bool = True) -> list[Benchmark
     Raises:
         LabError: see `run_benchmark`.
     """
-    wanted = [name for name in (config.base_model, config.model) if name]
-    choices = [models.choose(name) for name in wanted]
+    names = [name for name in (config.base_model, config.model) if name]
+    choices = [models.choose(name) for name in names]
     settings = config.model_dump(include={"tasks", "limit", "data_files", "batch_tokens", "dtype"})
-    found = [
+    results = [
         run_benchmark(choice, **settings, seed=config.seed, progress=progress) for choice in choices
     ]
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    scores = pd.concat([each.scores for each in found], ignore_index=True)
-    report = {"scores": scores.to_dict(orient="records"), "runs": [each.record for each in found]}
-    samples = pd.concat([each.samples.assign(model=each.record["model"]["name"]) for each in found])
-    samples.to_json(
-        config.output_dir / "samples.jsonl", orient="records", lines=True, force_ascii=False
+    scores = pd.concat([result.scores for result in results], ignore_index=True)
+    report = {
+        "scores": scores.to_dict(orient="records"),
+        "runs": [result.record for result in results],
+    }
+    samples = pd.concat(
+        [result.samples.assign(model=result.record["model"]["name"]) for result in results]
     )
-    if len(found) == 2:
-        table, flips = compare_items(*found)
+    with atomic_write(config.output_dir / "samples.jsonl") as file:
+        samples.to_json(file, orient="records", lines=True, force_ascii=False)
+    if len(results) == 2:
+        table, flips = compare_items(*results)
         report["comparison"] = table.to_dict(orient="records")
-        flips.to_csv(config.output_dir / "flips.csv", index=False)
+        with atomic_write(config.output_dir / "flips.csv") as file:
+            flips.to_csv(file, index=False)
     text = json.dumps(report, indent=2, ensure_ascii=False, default=str) + "\n"
-    (config.output_dir / "scores.json").write_text(text, encoding="utf-8")
-    return found
+    with atomic_write(config.output_dir / "scores.json") as file:
+        file.write_text(text, encoding="utf-8")
+    return results

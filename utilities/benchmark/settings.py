@@ -1,4 +1,4 @@
-"""What the benchmark reads from its config."""
+"""The config of `python -m utilities.benchmark`."""
 
 from typing import Literal
 
@@ -9,23 +9,23 @@ from utilities.config import ConfigPath, ModelName, StrictModel
 
 
 class BenchmarkConfig(StrictModel):
-    """What `python -m utilities.benchmark` reads."""
+    """The config of `python -m utilities.benchmark`."""
 
     model: ModelName
-    """A run folder, or any model."""
+    """The model to benchmark: a run folder, or any other model."""
     base_model: ModelName | None = None
-    """Run beside it, and compared; None leaves it out."""
+    """A model that is benchmarked too, and compared with `model`; null for none."""
     tasks: tuple[str, ...] = Field(default=(BUNDLED,), min_length=1)
-    """`science_questions`, or the harness's own names."""
+    """`science_questions`, which is bundled, or the names that the harness gives its tasks."""
     data_files: dict[str, ConfigPath] = Field(default_factory=dict)
-    """Files in place of the hub's data, by task."""
+    """By task, a file to read in place of the hub's data."""
     limit: int | None = Field(default=None, ge=1)
     """Items of each task, drawn at random; null for all."""
     batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens in a batch; null for what the free memory allows."""
+    """Tokens of a batch; null for as many as the free memory allows."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    """Data type of the weights."""
     seed: int = Field(default=42, ge=0)
-    """Of the drawing."""
+    """Seed of the random choice of items."""
     output_dir: ConfigPath
-    """Gets `scores.json`, `samples.jsonl` and, with a base model, `flips.csv`."""
+    """The folder for `scores.json`, `samples.jsonl` and, with a base model, `flips.csv`."""

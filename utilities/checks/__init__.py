@@ -1,17 +1,17 @@
-"""Checks of the course's exercises: what is wrong with an answer, without the answer.
+"""Checks of the course's exercises: they name the fault of an answer, without giving the answer.
 
-One module a notebook, one function an exercise. A learner calls it with what she wrote:
+One module per notebook, one function per exercise. A learner calls it with her answer:
 
     from utilities.checks import data_preparation as checks
 
     checks.mask_prompt(mask_prompt)
 
-and reads one line: not started, not yet (with the property that failed, on a case of the check's
-own), or passed. A check raises nothing on a wrong answer, so a notebook with open exercises runs to
-its end.
+and reads one line: not started, not yet (with the property that failed, on a test case of the
+check), or passed. A check raises no error on a wrong answer, so a notebook with open exercises runs
+to its end.
 
-To write one, decorate a function that takes the answer and stops at the first `expect` that does
-not hold:
+To write one, decorate a function that takes the answer and stops at the first `expect` that is
+false:
 
     @exercise
     def mask_prompt(answer):
@@ -24,18 +24,18 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 MARKS = {"passed": "✓ Passed", "not started": "○ Not started", "not yet": "✗ Not yet"}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         state: `passed`, `not started` or `not yet`.
-        message: what the exercise asked for, or the first property that failed.
+        message: the property of a right answer, or the first one that failed.
     """
 
     state: Literal["passed", "not started", "not yet"]
@@ -43,7 +43,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Is the answer right, as far as the check can see?"""
+        """Whether the answer meets all properties that the check tests."""
         return self.state == "passed"
 
     def __repr__(self) -> str:
@@ -59,13 +59,13 @@ class NotStarted(Exception):
 
 
 def expect(holds: object, fault: str) -> None:
-    """Go on when `holds` is true; else end the check with this fault."""
+    """End the check with this fault unless `holds` is true."""
     if not holds:
         raise Fault(fault)
 
 
 def given(answer: Any) -> Any:
-    """Return an answer that is a value, or end the check when it is still `...`."""
+    """Return an answer that is a value, or end the check if it is still `...`."""
     if answer is None or answer is ...:
         raise NotStarted
     if isinstance(answer, (list, tuple, set)) and any(part is ... for part in answer):
@@ -76,10 +76,10 @@ def given(answer: Any) -> Any:
 
 
 def attempt(answer: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """Return what the learner's function makes of a case; it works on copies.
+    """Call the learner's function with copies of the arguments, and return its result.
 
-    Ends the check when the function is still a stub, or raises an error, which is then told with
-    the arguments that led to it.
+    Ends the check if the function is still a stub, or raises an error; the fault then names the
+    error and the arguments.
     """
     if not callable(given(answer)):
         raise Fault(f"the check needs the function itself, and got {_short(answer)}")
@@ -87,24 +87,34 @@ def attempt(answer: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         value = answer(*deepcopy(arguments), **deepcopy(named))
     except Exception as error:  # whatever a learner's code may raise
         shown = [*map(_short, arguments), *(f"{k}={_short(v)}" for k, v in named.items())]
-        told = f"{type(error).__name__}: {error}"
-        raise Fault(f"called with ({', '.join(shown)}), your function raises {told}") from error
+        message = f"{type(error).__name__}: {error}"
+        raise Fault(f"called with ({', '.join(shown)}), your function raises {message}") from error
     return given(value)
 
 
-def same_numbers(found: Any, wanted: Sequence[float], tolerance: float = 1e-6) -> bool:
-    """Are these the wanted numbers, in order, up to a tolerance? Takes lists, arrays, tensors."""
+def same_numbers(result: Any, expected: Sequence[float], tolerance: float = 1e-6) -> bool:
+    """Whether two sequences of numbers are equal up to a tolerance; `result` may be a tensor."""
     try:
-        values = [float(value) for value in found]
+        values = [float(value) for value in result]
     except (TypeError, ValueError):
         return False
-    return len(values) == len(wanted) and all(
-        abs(value - right) <= tolerance for value, right in zip(values, wanted, strict=True)
+    return len(values) == len(expected) and all(
+        abs(value - target) <= tolerance for value, target in zip(values, expected, strict=True)
     )
 
 
-def exercise(check: Callable[..., None]) -> Callable[..., Result]:
-    """Make a check of a function that ends early at the first fault.
+class Check(Protocol):
+    """The check of an exercise, a function of the answer."""
+
+    is_exercise: bool
+    """Marks the checks among a module's names."""
+
+    def __call__(self, *answers: Any) -> Result:
+        """Check an answer."""
+
+
+def exercise(check: Callable[..., None]) -> Check:
+    """Decorator: turn a function that raises the first fault into one that returns a `Result`.
 
     The first line of its docstring says what a right answer has; it is the message of success.
     """
@@ -119,12 +129,13 @@ def exercise(check: Callable[..., None]) -> Callable[..., Result]:
         except Fault as fault:
             return Result("not yet", str(fault))
         except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-            # An answer of an unforeseen kind, such as a word where a number belongs.
+            # An answer of an unexpected type, such as a word instead of a number.
             return Result("not yet", f"the answer has the wrong form ({error})")
         return Result("passed", success)
 
-    checked.is_exercise = True
-    return checked
+    marked = cast(Check, checked)
+    marked.is_exercise = True
+    return marked
 
 
 def _short(value: Any, limit: int = 60) -> str:

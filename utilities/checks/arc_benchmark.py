@@ -9,7 +9,7 @@ from utilities.scores.statistics import share_of, wilson_interval
 
 
 def _whole(value, what: str) -> int:
-    """Return a whole number, of any kind that has one value, or end the check."""
+    """Return a whole number, from any scalar type, or end the check."""
     number = float(value)
     expect(isinstance(value, Integral) or number.is_integer(), f"{what} is a whole number")
     return int(number)
@@ -34,20 +34,20 @@ def pick(answer):
         "the longest is not the best": ([-2.0, -50.0], ["fog", "a" * 40], (0, 0)),
         "six choices": ([-9.0, -8.0, -7.0, -6.0, -5.0, -4.5], [*"abcde", "f" * 9], (5, 5)),
     }
-    for name, (values, choices, wanted) in cases.items():
-        found = attempt(answer, values, choices)
-        expect(not isinstance(found, str) and len(found) == 2, "the function returns two places")
+    for name, (values, choices, expected) in cases.items():
+        result = attempt(answer, values, choices)
+        expect(not isinstance(result, str) and len(result) == 2, "the function returns two places")
         expect(
-            not any(isinstance(each, str) for each in found),
+            not any(isinstance(value, str) for value in result),
             "the function returns places, not texts",
         )
-        places = [_whole(each, "a place") for each in found]
-        expect(places[0] == wanted[0], f"{name}: the winner by acc is wrong")
-        expect(places[1] == wanted[1], f"{name}: the winner by acc_norm is wrong")
+        positions = [_whole(value, "a place") for value in result]
+        expect(positions[0] == expected[0], f"{name}: the winner by acc is wrong")
+        expect(positions[1] == expected[1], f"{name}: the winner by acc_norm is wrong")
 
 
 class _Encoder:
-    """Gives each piece of a text a number; a space belongs to the word after it."""
+    """A toy tokenizer with one id per word; a space belongs to the word after it."""
 
     def __init__(self):
         self.pieces: dict[str, int] = {}
@@ -56,8 +56,8 @@ class _Encoder:
         return self
 
     def __call__(self, text: str) -> list[int]:
-        found = re.findall(r" ?\w+| ?[^\w\s]+|\s", text)
-        return [self.pieces.setdefault(piece, len(self.pieces)) for piece in found]
+        result = re.findall(r" ?\w+| ?[^\w\s]+|\s", text)
+        return [self.pieces.setdefault(piece, len(self.pieces)) for piece in result]
 
 
 @exercise
@@ -74,9 +74,9 @@ def prompt_and_choice(answer):
         "a choice of several words": (asked + " ", "wax and honey"),
     }
     for name, (prompt, choice) in cases.items():
-        found = attempt(answer, encode, prompt, choice)
-        expect(len(found) == 2, "the function returns two lists, of the prompt and of the choice")
-        first, second = ([int(each) for each in part] for part in found)
+        result = attempt(answer, encode, prompt, choice)
+        expect(len(result) == 2, "the function returns two lists, of the prompt and of the choice")
+        first, second = ([int(token) for token in part] for part in result)
         right = encode(" " + choice.lstrip(" "))
         expect(second, f"{name}: the choice has no ids")
         expect(second != encode(choice.lstrip(" ")), f"{name}: the choice lacks its space")
@@ -107,22 +107,22 @@ def above_chance(answer):
         "of two and of six, few above": (marks(84, 200), [2] * 100 + [6] * 100),
     }
     for name, (right, sizes) in cases.items():
-        found = attempt(answer, right, sizes)
-        expect(found in (True, False), "the function returns True or False")
+        result = attempt(answer, right, sizes)
+        expect(result in (True, False), "the function returns True or False")
         chance = sum(1 / size for size in sizes) / len(sizes)
         low = share_of(right).low
         if low > chance:
-            expect(found, f"{name}: it is above chance, and you say it is not")
+            expect(result, f"{name}: it is above chance, and you say it is not")
         else:
-            expect(not found, f"{name}: it may be chance, and you say it is not")
+            expect(not result, f"{name}: it may be chance, and you say it is not")
 
 
 @exercise
 def items_needed(answer):
     """The smallest number of items whose interval is narrow enough."""
     for width in (0.5, 0.3, 0.2, 0.1, 0.06):
-        found = _whole(attempt(answer, width), "a number of items")
-        expect(found >= 1, f"a width of {width}: a benchmark has one item at least")
+        result = _whole(attempt(answer, width), "a number of items")
+        expect(result >= 1, f"a width of {width}: a benchmark has one item at least")
         n = max(1, math.floor(3.8 / width**2 - 10))
         while True:
             interval = wilson_interval(n // 2, n)
@@ -130,8 +130,8 @@ def items_needed(answer):
                 break
             n += 1
         formula = math.ceil(1.959964**2 * (1 / width**2 - 1) - 1e-6)
-        fits = min(n, formula) <= found <= max(n, formula, math.ceil(1.96**2 * (1 / width**2 - 1)))
-        few = found < n
+        fits = min(n, formula) <= result <= max(n, formula, math.ceil(1.96**2 * (1 / width**2 - 1)))
+        few = result < n
         expect(
             fits,
             f"a width of {width}: with your number the interval is still too wide"

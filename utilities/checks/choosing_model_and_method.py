@@ -8,22 +8,22 @@ from utilities.checks import attempt, exercise, expect
 _LAYER = {"query": (8, 8), "key": (8, 4), "value": (8, 4), "up": (8, 32), "down": (32, 8)}
 
 
-def _is(found: Any, wanted: float) -> bool:
-    """Is this the number, be it an int, a float, or a scalar of numpy or torch?"""
-    return abs(float(found) - wanted) <= 1e-6 * max(1, abs(wanted))
+def _is(result: Any, expected: float) -> bool:
+    """Whether this is the number, as an int, a float, or a scalar of numpy or torch."""
+    return abs(float(result) - expected) <= 1e-6 * max(1, abs(expected))
 
 
 @exercise
 def lora_weights(answer: Any) -> None:
     """Two thin matrices beside each adapted layer, and nothing else, are counted."""
     square, flat = {"query": (6, 6)}, {"up": (5, 20)}
-    found = attempt(answer, square, 1, 1, ["query"])
+    result = attempt(answer, square, 1, 1, ["query"])
     expect(
-        not _is(found, 36),
+        not _is(result, 36),
         "a 6 × 6 layer with rank 1 counts as many weights as the layer itself has: "
         "the adapter stands beside it and is much smaller",
     )
-    expect(_is(found, 12), "one 6 × 6 layer with rank 1 is counted wrong")
+    expect(_is(result, 12), "one 6 × 6 layer with rank 1 is counted wrong")
     expect(
         _is(attempt(answer, flat, 1, 1, ["up"]), 25),
         "a layer that is not square is counted wrong: one matrix has its inputs, "
@@ -53,15 +53,15 @@ def _flattens(
 @exercise
 def where_it_flattens(answer: Any) -> None:
     """The smallest size whose bar meets the bar of the best size is found."""
-    found = _flattens(
+    result = _flattens(
         answer, [8, 16, 32, 48, 64], [0.5, 0.75, 0.8125, 0.90625, 0.9375], [0.0625] * 5
     )
     expect(
-        found in (8, 16, 32, 48, 64), "the answer must be one of the sizes, not a place or a score"
+        result in (8, 16, 32, 48, 64), "the answer must be one of the sizes, not a place or a score"
     )
-    expect(found != 64, "the best size is returned, though a smaller one is within the noise")
+    expect(result != 64, "the best size is returned, though a smaller one is within the noise")
     expect(
-        found == 32,
+        result == 32,
         "bars of 0.0625 around 0.75 and 0.9375 are apart, around 0.8125 and 0.9375 they touch; "
         "touching counts",
     )
@@ -147,17 +147,17 @@ _OPTIONS = [
 
 
 def _chosen(answer: Any, options: list[dict[str, Any]], memory_gb: float, minutes: float) -> str:
-    """Return the choice; no choice at all comes out as a wrong word, not as an open exercise."""
+    """Return the learner's choice; None is a wrong word here, not an exercise not started."""
     names = [option["name"] for option in options]
 
-    def told(*case: Any) -> Any:
-        found = answer(*case)
-        return "nothing" if found is None else found
+    def named(*case: Any) -> Any:
+        choice = answer(*case)
+        return "nothing" if choice is None else choice
 
-    found = attempt(told, options, memory_gb, minutes)
-    expect(not isinstance(found, dict), "the name of the option is wanted, not the whole option")
-    expect(found in [*names, "none"], "the answer must be a name from the list, or the word none")
-    return found
+    result = attempt(named, options, memory_gb, minutes)
+    expect(not isinstance(result, dict), "the name of the option is wanted, not the whole option")
+    expect(result in [*names, "none"], "the answer must be a name from the list, or the word none")
+    return result
 
 
 @exercise

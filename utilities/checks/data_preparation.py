@@ -10,17 +10,17 @@ IGNORED = -100
 _PIECE = re.compile(r" ?\w+| ?[^\w\s]+|\s+(?!\S)|\s+")
 
 
-class Encoded(dict):
-    """What a tokenizer returns: a dict whose ids are an attribute too."""
+class Encoded(dict[str, Any]):
+    """The output of a tokenizer: a dict whose ids are an attribute too."""
 
     @property
-    def input_ids(self) -> list:
+    def input_ids(self) -> list[Any]:
         """The ids of the text, or of each text."""
         return self["input_ids"]
 
 
 class ToyTokenizer:
-    """One token a word, with the space before it, as most tokenizers of language models do it.
+    """A toy tokenizer: one token per word with the space before it, as in most language models.
 
     Example:
         >>> ToyTokenizer().tokenize("Answer: the Nile")
@@ -38,16 +38,16 @@ class ToyTokenizer:
 
     def __call__(self, texts: str | Sequence[str], **ignored: Any) -> Encoded:
         """Return the ids of one text, or of each of several."""
-        one = isinstance(texts, str)
-        ids = self.encode(texts) if one else [self.encode(text) for text in texts]
-        return Encoded(input_ids=ids)
+        if isinstance(texts, str):
+            return Encoded(input_ids=self.encode(texts))
+        return Encoded(input_ids=[self.encode(text) for text in texts])
 
     def tokenize(self, text: str) -> list[str]:
-        """Return the pieces that a text is made of."""
+        """Split a text into tokens."""
         return _PIECE.findall(text)
 
     def encode(self, text: str, **ignored: Any) -> list[int]:
-        """Return a text's ids; a piece gets its number when it is first seen."""
+        """Return a text's ids; a new token gets the next free id."""
         pieces = self.tokenize(text)
         self.vocabulary += [p for p in dict.fromkeys(pieces) if p not in self.vocabulary]
         return [self.vocabulary.index(piece) for piece in pieces]
@@ -59,7 +59,7 @@ class ToyTokenizer:
 
 
 def integers(values: Any) -> list[int]:
-    """Return ids or labels as a list, whatever sequence, array or tensor they came in."""
+    """Return ids or labels as a list of int, from any sequence, array or tensor."""
     return [int(value) for value in values]
 
 
@@ -79,8 +79,8 @@ def prompt_format(answer: Callable[..., str]) -> None:
     for question, response in PAIRS:
         prompt = attempt(answer, question)
         text = attempt(answer, question, response)
-        for each in (prompt, text):
-            expect(isinstance(each, str), "your function has to return text")
+        for value in (prompt, text):
+            expect(isinstance(value, str), "your function has to return text")
         expect(question in prompt, f"the prompt does not hold the question {question!r}")
         mark = prompt.split(question, 1)[1]
         expect(mark.strip(), "no mark of your own follows the question to announce the answer")
@@ -98,11 +98,11 @@ def prompt_format(answer: Callable[..., str]) -> None:
             "besides the answer, training has more text after the prompt, which nobody will write",
         )
         short, long = tokenizer.tokenize(prompt), tokenizer.tokenize(text)
-        place = max(len(short) - 2, 0)
+        position = max(len(short) - 2, 0)
         expect(
             long[: len(short)] == short,
             "the letters agree, the tokens do not: the prompt ends in "
-            f"{short[place:]}, and there the training text has {long[place : len(short)]}",
+            f"{short[position:]}, and there the training text has {long[position : len(short)]}",
         )
 
 
@@ -117,8 +117,8 @@ ROWS = [
 
 
 def _kinds(turns: Sequence[tuple[str, int]], length: int) -> list[tuple[str, bool]]:
-    """Return of each token who wrote it, and whether it ends a turn."""
-    kinds = [(speaker, place == size - 1) for speaker, size in turns for place in range(size)]
+    """Return for each token the speaker, and whether it ends a turn."""
+    kinds = [(speaker, position == size - 1) for speaker, size in turns for position in range(size)]
     return kinds + [("padding", False)] * (length - len(kinds))
 
 
@@ -129,12 +129,12 @@ def repair_mask(answer: Callable[..., Sequence[int]]) -> None:
         labels = integers(attempt(answer, ids, turns))
         where = f"in row {number}, {turns}"
         expect(len(labels) == len(ids), f"there is not one label for each token {where}")
-        for place, (speaker, is_end) in enumerate(_kinds(turns, len(ids))):
-            learned = labels[place] != IGNORED
+        for position, (speaker, is_end) in enumerate(_kinds(turns, len(ids))):
+            learned = labels[position] != IGNORED
             if speaker == "assistant":
                 what = "the end-of-text of an answer" if is_end else "a token of an answer"
                 expect(learned, f"{what} is masked {where}")
-                same = labels[place] == ids[place]
+                same = labels[position] == ids[position]
                 expect(same, f"a label is not the id at its own place {where}")
             elif speaker == "padding":
                 expect(not learned, f"padding is learned {where}")
@@ -150,7 +150,7 @@ LENGTHS = [
     ([5], 0.5),
     ([7, 7, 7, 20], 0.25),
     ([3, 9, 9, 9], 0.5),
-    ([(7 * place) % 100 + 1 for place in range(100)], 0.05),
+    ([(7 * position) % 100 + 1 for position in range(100)], 0.05),
     ([30, 300], 0.5),
 ]
 
@@ -203,9 +203,9 @@ def _rows(questions: Sequence[str]) -> list[dict[str, str]]:
     return [{"question": question, "answer": "Read the course."} for question in questions]
 
 
-def _indices(found: Any) -> list[int]:
+def _indices(result: Any) -> list[int]:
     try:
-        indices = [int(index) for index in found]
+        indices = [int(index) for index in result]
     except (TypeError, ValueError) as error:
         raise Fault("return the indices of the test rows, counted from 0, in a list") from error
     expect(len(set(indices)) == len(indices), "an index is returned more than once")
@@ -215,11 +215,11 @@ def _indices(found: Any) -> list[int]:
 @exercise
 def find_leak(answer: Callable[..., Sequence[int]]) -> None:
     """Every test row whose question stands in training is found, and no other."""
-    for train, test, wanted, what in LEAKS:
-        found = _indices(attempt(answer, _rows(train), _rows(test)))
-        expect(set(found) >= set(wanted), f"not found: {what}, such as {test[wanted[-1]]!r}")
-        expect(found == wanted, f"{test[found[0]]!r} is no leak of {train[0]!r}")
+    for train, test, expected, what in LEAKS:
+        result = _indices(attempt(answer, _rows(train), _rows(test)))
+        expect(set(result) >= set(expected), f"not found: {what}, such as {test[expected[-1]]!r}")
+        expect(result == expected, f"{test[result[0]]!r} is no leak of {train[0]!r}")
     for train, test, what in HONEST:
-        found = _indices(attempt(answer, _rows(train), _rows(test)))
-        expect(not found, f"a false alarm: {test[0]!r} {what}")
+        result = _indices(attempt(answer, _rows(train), _rows(test)))
+        expect(not result, f"a false alarm: {test[0]!r} {what}")
     expect(not _indices(attempt(answer, _rows(["What is LoRA?"]), [])), "no test rows, no leaks")

@@ -41,8 +41,8 @@ def _loaded(text: str) -> Any:
         try:
             return load_config(path, DataprepConfig)
         except ConfigError as error:
-            told = str(error).replace(str(path), "your YAML")
-    expect(False, f"the package still refuses it: {told}")
+            message = str(error).replace(str(path), "your YAML")
+    expect(False, f"the package still refuses it: {message}")
 
 
 _CHAT = "Ana: here {or} there?\nBo: there, at 5"
@@ -55,26 +55,29 @@ def with_contexts(answer):
     prompt = _prompt(answer, {"input": _CHAT, "contexts": two})
     expect(_CHAT in prompt, "the chat is not in the prompt as it was, braces included")
     expect(prompt.count(_CHAT) == 1, "the chat stands in the prompt more than once")
-    expect(all(each in prompt for each in two), "a context is missing when there are two")
-    places = [prompt.index(each) for each in (*two, _CHAT)]
-    expect(places == sorted(places), "the contexts do not come before the chat, in their order")
+    expect(all(text in prompt for text in two), "a context is missing when there are two")
+    positions = [prompt.index(text) for text in (*two, _CHAT)]
+    expect(
+        positions == sorted(positions), "the contexts do not come before the chat, in their order"
+    )
     lines = prompt.splitlines()
     expect(f"- {two[0]}" in lines and f"- {two[1]}" in lines, "each context needs a line `- …`")
     expect("Background:" in lines, "the heading over the contexts is missing")
     expect(prompt.endswith("Summary:\n"), "the prompt must end where the summary begins")
-    for named, row in {
+    without: dict[str, dict[str, Any]] = {
         "the key `contexts` is missing": {"input": _CHAT},
         "`contexts` is None": {"input": _CHAT, "contexts": None},
         "`contexts` is an empty list": {"input": _CHAT, "contexts": []},
         "all contexts are blank": {"input": _CHAT, "contexts": ["", "  "]},
-    }.items():
+    }
+    for named, row in without.items():
         prompt = _prompt(answer, row)
         expect("Background" not in prompt, f"there is an empty heading when {named}")
         expect(_CHAT in prompt, f"the chat is lost when {named}")
         _same_text(prompt, _form([]), f"when {named}")
     for contexts in (two, two[:1], [two[0], " "]):
         row = {"input": _CHAT, "contexts": contexts}
-        shown = [each for each in contexts if each.strip()]
+        shown = [text for text in contexts if text.strip()]
         _same_text(_prompt(answer, row), _form(shown), f"with the contexts {contexts}")
 
 
@@ -85,24 +88,26 @@ def _prompt(answer: Any, row: dict[str, Any]) -> str:
 
 
 def _form(contexts: list[str]) -> str:
-    heading = "".join(["Background:\n", *(f"- {each}\n" for each in contexts), "\n"])
+    heading = "".join(["Background:\n", *(f"- {text}\n" for text in contexts), "\n"])
     return f"{heading if contexts else ''}Summarize the chat:\n{_CHAT}\n\nSummary:\n"
 
 
-def _same_text(found: str, wanted: str, when: str) -> None:
-    """Say where a prompt leaves the form, in the learner's own words."""
-    if found == wanted:
+def _same_text(result: str, expected: str, when: str) -> None:
+    """End the check where a prompt deviates from the form, with the text around it."""
+    if result == expected:
         return
-    pairs = zip(found, wanted, strict=False)
-    place = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(found), len(wanted)))
-    near = found[max(0, place - 12) : place + 12]
-    expect(False, f"{when}, the prompt leaves the form at character {place}, near {near!r}")
+    pairs = zip(result, expected, strict=False)
+    position = next(
+        (n for n, (a, b) in enumerate(pairs) if a != b), min(len(result), len(expected))
+    )
+    near = result[max(0, position - 12) : position + 12]
+    expect(False, f"{when}, the prompt leaves the form at character {position}, near {near!r}")
 
 
 @exercise
 def padding_saved(answer):
     """Positions are counted right, in batches and packed rows, also where packing loses."""
-    cases = (
+    cases: tuple[tuple[tuple[list[int], int, int], float, str], ...] = (
         (([], 2, 10), 0.0, "there are no rows at all, so nothing is saved"),
         (([6], 1, 6), 0.0, "one row fills a packed row exactly"),
         (([6], 1, 10), 1 - 10 / 6, "one row leaves much of its packed row empty: packing loses"),
@@ -115,13 +120,13 @@ def padding_saved(answer):
         (([7, 7, 3, 3], 4, 10), 1 - 30 / 28, "rows come in order; none is put back into a gap"),
         (([10, 1, 2, 1, 9, 1, 1, 1], 4, 13), 1 - 26 / 76, "two batches, two packed rows"),
     )
-    for (lengths, rows, capacity), wanted, case in cases:
-        found = attempt(answer, lengths, rows, capacity)
+    for (lengths, rows, capacity), expected, case in cases:
+        result = attempt(answer, lengths, rows, capacity)
         named = f"lengths {lengths}, {rows} in a batch, packed rows of {capacity}"
-        value = float(found)
+        value = float(result)
         expect(value == value, f"the share is not a number with {named}: {case}")
         expect(value <= 1, f"a share saved cannot be above 1, with {named}")
-        expect(abs(value - wanted) < 1e-6, f"wrong with {named}: {case}")
+        expect(abs(value - expected) < 1e-6, f"wrong with {named}: {case}")
 
 
 @exercise
@@ -144,6 +149,6 @@ def rouge_l(answer):
         ("b a b a", "a b a b", 2 * 3 / 8, "the longest run is wanted, not the first one found"),
         ("d a b c", "a b c d", 2 * 3 / 8, "the longest run is wanted, not the first one found"),
     )
-    for prediction, reference, wanted, fault in cases:
-        found = float(attempt(answer, prediction, reference))
-        expect(abs(found - wanted) < 1e-6, f"{fault} ({prediction!r} and {reference!r})")
+    for prediction, reference, expected, fault in cases:
+        result = float(attempt(answer, prediction, reference))
+        expect(abs(result - expected) < 1e-6, f"{fault} ({prediction!r} and {reference!r})")

@@ -55,11 +55,11 @@ def worst_topic(answer) -> None:
     rows = [("large", True)] * 5 + [("large", False)] * 15
     rows += [("small", True)] * 3 + [("small", False)] * 2
     rows += [("tiny", True)]
-    found = attempt(answer, rows, 2)
-    expect(isinstance(found, str), "the name of a topic is wanted, and nothing else")
-    expect(found != "large", "the topic with most errors is not the one with the largest share")
-    expect(found != "tiny", "a topic with too few rows is taken")
-    expect(found == "small", "the topic returned has not the largest share")
+    result = attempt(answer, rows, 2)
+    expect(isinstance(result, str), "the name of a topic is wanted, and nothing else")
+    expect(result != "large", "the topic with most errors is not the one with the largest share")
+    expect(result != "tiny", "a topic with too few rows is taken")
+    expect(result == "small", "the topic returned has not the largest share")
     expect(
         attempt(answer, rows, 5) == "small", "a topic with exactly the least number of rows counts"
     )
@@ -72,14 +72,14 @@ def worst_topic(answer) -> None:
 
 @exercise
 def count_flips(answer) -> None:
-    """Gained and lost rows are told apart, by name, and tables that do not match are refused."""
+    """Gained and lost rows are counted by name, and tables that do not match are refused."""
     before = {"a": True, "b": False, "c": False, "d": True, "e": False}
     after = {"e": True, "d": False, "c": True, "b": True, "a": True}
-    found = attempt(answer, before, after)
-    expect(len(tuple(found)) == 2, "two numbers are wanted: gained and lost")
-    found = tuple(attempt(answer, before, after))
-    expect(found != (1, 3), "gained and lost are exchanged")
-    expect(found == (3, 1), "rows are not joined by their names")
+    result = attempt(answer, before, after)
+    expect(len(tuple(result)) == 2, "two numbers are wanted: gained and lost")
+    result = tuple(attempt(answer, before, after))
+    expect(result != (1, 3), "gained and lost are exchanged")
+    expect(result == (3, 1), "rows are not joined by their names")
     expect(tuple(attempt(answer, before, before)) == (0, 0), "the same marks twice give no flips")
     for other in ({"a": True}, {**after, "f": True}):
         try:

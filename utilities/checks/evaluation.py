@@ -5,10 +5,10 @@ from utilities.scores.metrics import token_f1
 from utilities.scores.statistics import mcnemar, wilson_interval
 
 
-def _numbers(found, count: int, what: str) -> list[float]:
-    """Return what was found as floats, or end the check."""
+def _numbers(result, count: int, what: str) -> list[float]:
+    """Return the numbers of a result as floats, or end the check."""
     try:
-        values = [float(value) for value in found]
+        values = [float(value) for value in result]
     except (TypeError, ValueError):
         values = []
     expect(len(values) == count, f"the function returns {what}")
@@ -27,18 +27,18 @@ def interval(answer):
         expect(low >= -1e-9 and high <= 1 + 1e-9, f"{right} of 11: an end lies outside of 0 and 1")
         expect(high - low > 0.01, f"{right} of 11: no width, which claims certainty")
     for right, n in ((8, 10), (5, 10), (0, 11), (11, 11), (1, 1), (60, 100), (731, 1000)):
-        found = _numbers(attempt(answer, right, n), 2, two)
-        wanted = wilson_interval(right, n)[1:]
-        middle, right_middle = sum(found) / 2, sum(wanted) / 2
+        result = _numbers(attempt(answer, right, n), 2, two)
+        expected = wilson_interval(right, n)[1:]
+        middle, right_middle = sum(result) / 2, sum(expected) / 2
         expect(
             abs(middle - right_middle) < 1e-3,
             f"{right} of {n}: the middle of your interval is not in the right place",
         )
-        width = found[1] - found[0]
+        width = result[1] - result[0]
         expect(
-            abs(width - (wanted[1] - wanted[0])) < 1e-3,
+            abs(width - (expected[1] - expected[0])) < 1e-3,
             f"{right} of {n}: your interval is too "
-            + ("wide" if width > wanted[1] - wanted[0] else "narrow"),
+            + ("wide" if width > expected[1] - expected[0] else "narrow"),
         )
 
 
@@ -63,10 +63,11 @@ def word_f1(answer):
         ("to be or not to be", "to be to be", "words that both texts repeat count too seldom"),
         ("run  make\ncourse", "run make course", "words are split at any white space"),
     ]
-    for said, wanted, fault in cases:
-        found = attempt(answer, said, wanted)
+    for said, expected, fault in cases:
+        result = attempt(answer, said, expected)
         expect(
-            same_numbers([found], [token_f1(said, wanted)]), f"{said!r} against {wanted!r}: {fault}"
+            same_numbers([result], [token_f1(said, expected)]),
+            f"{said!r} against {expected!r}: {fault}",
         )
 
 
@@ -103,9 +104,9 @@ def forgive(answer):
     """Case, spacing and signs around words are forgiven; numbers and code are not."""
     for first, second, _ in [*SAME, *OTHER]:
         for text in (first, second):
-            found = attempt(answer, text)
-            kind = type(found).__name__
-            expect(isinstance(found, str), f"the function returns a text, not {kind}")
+            result = attempt(answer, text)
+            kind = type(result).__name__
+            expect(isinstance(result, str), f"the function returns a text, not {kind}")
     for first, second, what in SAME:
         one, other = attempt(answer, first), attempt(answer, second)
         expect(one == other, f"{first!r} and {second!r} should become equal: {what}")
@@ -132,12 +133,14 @@ def luck(answer):
     for name, (first, second) in pairs.items():
         first, second = list(map(bool, first)), list(map(bool, second))
         gained, lost, p = _numbers(attempt(answer, first, second), 3, three)
-        wanted = mcnemar(first, second)
-        swapped = (gained, lost) == (wanted.lost, wanted.gained) and gained != lost
+        expected = mcnemar(first, second)
+        swapped = (gained, lost) == (expected.lost, expected.gained) and gained != lost
         expect(not swapped, f"{name}: gained and lost are the wrong way around")
-        expect(gained == wanted.gained, f"{name}: the number gained is wrong")
-        expect(lost == wanted.lost, f"{name}: the number lost is wrong")
+        expect(gained == expected.gained, f"{name}: the number gained is wrong")
+        expect(lost == expected.lost, f"{name}: the number lost is wrong")
         expect(p <= 1 + 1e-9, f"{name}: p is above 1, and no probability is")
-        if abs(p - wanted.p / 2) < 1e-9:
+        if abs(p - expected.p / 2) < 1e-9:
             expect(False, f"{name}: p counts one side only; a loss as large would surprise as much")
-        expect(abs(p - wanted.p) < 1e-6, f"{name}: p is too {'small' if p < wanted.p else 'large'}")
+        expect(
+            abs(p - expected.p) < 1e-6, f"{name}: p is too {'small' if p < expected.p else 'large'}"
+        )

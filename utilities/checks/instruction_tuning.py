@@ -7,7 +7,7 @@ from utilities.prompts.built_in import ALPACA
 @exercise
 def hydrate(answer):
     """Each row takes the template that fits, and its text arrives unchanged."""
-    cases = {
+    cases: dict[str, dict[str, str | None]] = {
         "a row with an input takes the wrong template, or loses text": {
             "instruction": "Name the color.",
             "input": "A red door.",
@@ -41,11 +41,11 @@ def hydrate(answer):
         },
     }
     for fault, row in cases.items():
-        found = attempt(answer, row)
-        expect(isinstance(found, str), f"the prompt must be text, found {type(found).__name__}")
-        wanted = ALPACA.prompt(row)
-        expect(found != wanted.rstrip(), "the line break after `### Response:` is missing")
-        expect(found == wanted, fault)
+        result = attempt(answer, row)
+        expect(isinstance(result, str), f"the prompt must be text, found {type(result).__name__}")
+        expected = ALPACA.prompt(row)
+        expect(result != expected.rstrip(), "the line break after `### Response:` is missing")
+        expect(result == expected, fault)
     row = {"instruction": "Name three birds.", "input": "", "output": "owl, crow, duck"}
     expect("crow" not in attempt(answer, row), "the prompt gives away the output of the row")
 
@@ -59,14 +59,14 @@ def _kinds(rows):
 
 
 def _parts(answer, rows, count, seed):
-    found = attempt(answer, rows, count, seed)
+    result = attempt(answer, rows, count, seed)
     expect(
-        isinstance(found, (tuple, list))
-        and len(found) == 2
-        and all(isinstance(part, (tuple, list)) for part in found),
+        isinstance(result, (tuple, list))
+        and len(result) == 2
+        and all(isinstance(part, (tuple, list)) for part in result),
         "two lists are expected: the rows to train on, and those held out",
     )
-    return [list(part) for part in found]
+    return [list(part) for part in result]
 
 
 @exercise
@@ -118,9 +118,9 @@ A: We do."""
 @exercise
 def rows_from_faq(answer):
     """Each question with an answer becomes a row, and answers keep all their lines."""
-    found = attempt(answer, _FAQ)
-    expect(not isinstance(found, (str, dict)), "a list of rows is expected")
-    rows = list(found)
+    result = attempt(answer, _FAQ)
+    expect(not isinstance(result, (str, dict)), "a list of rows is expected")
+    rows = list(result)
     expect(all(isinstance(row, dict) for row in rows), "each row must be a dict")
     expect(
         all(set(row) == {"instruction", "input", "output"} for row in rows),
@@ -150,8 +150,8 @@ def rows_from_faq(answer):
     expect(rows[2]["output"] == "We do.", "the last answer of the page is not complete")
     expect(list(attempt(answer, "")) == [], "an empty page gives a row")
     windows = list(attempt(answer, "Q: One?\r\nA: Two.\r\nThree.\r\n"))
-    wanted = [{"instruction": "One?", "input": "", "output": "Two.\nThree."}]
-    expect(windows == wanted, "line ends of Windows get into the text")
+    expected = [{"instruction": "One?", "input": "", "output": "Two.\nThree."}]
+    expect(windows == expected, "line ends of Windows get into the text")
 
 
 _TEXT = "The old mill has 120 windows and 3 floors. It opens at nine, and it is open on Mondays."
@@ -159,9 +159,9 @@ _SHUT = "The barn is never locked. It has no windows."
 
 
 def _survival(answer, output, text):
-    found = attempt(answer, output, text)
+    result = attempt(answer, output, text)
     try:
-        return bool(found)
+        return bool(result)
     except ValueError:
         return None
 

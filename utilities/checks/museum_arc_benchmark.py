@@ -4,7 +4,7 @@ from utilities.checks import attempt, exercise, expect
 
 
 class _Tokenizer:
-    """Cuts long words into pieces of three characters; short ones stay whole."""
+    """A toy tokenizer that splits words into pieces of up to three characters."""
 
     def __call__(self, text, **_):
         words = text.split()
@@ -16,7 +16,7 @@ class _Tokenizer:
 
 
 class _Coarse(_Tokenizer):
-    """Takes every word whole."""
+    """A toy tokenizer with one token per word."""
 
     def __call__(self, text, **_):
         return {"input_ids": list(range(len(text.split())))}
@@ -32,14 +32,17 @@ def tokens_not_characters(answer):
         ([-4.0, -7.0], ["a b c d", "abcdefghijklm"], 1),
         ([-5.0], ["moon"], 0),
     ]
-    for values, choices, wanted in cases:
-        found = [int(attempt(answer, values, choices, each())) for each in (_Tokenizer, _Coarse)]
-        expect(found[0] == found[1], f"{choices}: the winner depends on the tokenizer")
-        expect(found[0] == wanted, f"{choices}: the winner is not the highest by character")
+    for values, choices, expected in cases:
+        result = [
+            int(attempt(answer, values, choices, tokenizer))
+            for tokenizer in (_Tokenizer(), _Coarse())
+        ]
+        expect(result[0] == result[1], f"{choices}: the winner depends on the tokenizer")
+        expect(result[0] == expected, f"{choices}: the winner is not the highest by character")
 
 
 class _Kept(dict):
-    """A cache that outlives the call, as a file does."""
+    """A cache that persists between calls, as a file does."""
 
     def __deepcopy__(self, memo):
         return self
@@ -59,10 +62,10 @@ def one_cache_for_all(answer):
 
     kept, items = _Kept(), [3, 1, 2]
     for name, factor in (("base", 2), ("tuned", 5)):
-        found = list(attempt(answer, kept, name, items, scorer(factor)))
-        wanted = [[-float(factor * item), -1.0] for item in items]
-        expect(len(found) == len(items), "a score a row is wanted")
-        expect(found == wanted, f"the model {name!r} gets scores that are not its own")
+        result = list(attempt(answer, kept, name, items, scorer(factor)))
+        expected = [[-float(factor * item), -1.0] for item in items]
+        expect(len(result) == len(items), "a score a row is wanted")
+        expect(result == expected, f"the model {name!r} gets scores that are not its own")
     made = len(calls)
     expect(made == 6, "six scores of two models and three items are computed once each")
     again = list(attempt(answer, kept, "base", items[::-1], scorer(2)))

@@ -54,13 +54,13 @@ def padding_is_end(answer: Callable[..., Any]) -> None:
         ]
         made = attempt(answer, features, end)
         longest = max(map(len, rows))
-        for number, each in enumerate(features, start=1):
+        for number, row in enumerate(features, start=1):
             ids, labels = (integers(made[name][number - 1]) for name in ("input_ids", "labels"))
-            size = len(each["input_ids"])
+            size = len(row["input_ids"])
             expect(len(labels) == len(ids) == longest, "the rows are not of one length")
-            expect(ids[:size] == each["input_ids"], f"row {number} lost tokens of its own")
+            expect(ids[:size] == row["input_ids"], f"row {number} lost tokens of its own")
             expect(labels[size - 1] == end, f"the end-of-text is masked in row {number}")
-            expect(labels[:size] == each["labels"], f"the mask of row {number} changed")
+            expect(labels[:size] == row["labels"], f"the mask of row {number} changed")
             padding = labels[size:]
             expect(padding == [IGNORED] * len(padding), f"padding is learned in row {number}")
 
@@ -81,5 +81,5 @@ def cut_answer(answer: Callable[..., Any]) -> None:
         expect(kept == prompt[-len(kept) :], "the prompt lost its own end, not its beginning")
         expect(len(kept) == max_length - 4, "more of the prompt is cut than the limit asks for")
     for max_length in (4, 3):
-        found = answer(prompt, response, end, max_length)
-        expect(found is None, f"a row with no room for a prompt is kept at {max_length}")
+        result = answer(prompt, response, end, max_length)
+        expect(result is None, f"a row with no room for a prompt is kept at {max_length}")

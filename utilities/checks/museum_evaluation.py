@@ -10,7 +10,7 @@ WORDS = [*"abcdefghijklmnopqrstuvwxyz", "Question:", "Answer:"]
 
 
 def _tokenizer():
-    """Return a real tokenizer of one token a word, whose decoding can skip its mark `<end>`."""
+    """Return a tokenizer with one token per word, whose `<end>` is a special token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -21,7 +21,7 @@ def _tokenizer():
 
 
 class _Model:
-    """Writes a set answer, as far as the limit of `generate` allows."""
+    """A stand-in for a model: it generates a fixed answer, up to the limit of `generate`."""
 
     device = torch.device("cpu")
 
@@ -40,13 +40,13 @@ class _Model:
         max_new_tokens=None,
         **_,
     ):
-        asked = input_ids if input_ids is not None else inputs
+        prompt = input_ids if input_ids is not None else inputs
         if max_new_tokens is None:
-            max_new_tokens = (max_length or 20) - asked.shape[1]
+            max_new_tokens = (max_length or 20) - prompt.shape[1]
         if max_new_tokens < 1:
-            raise ValueError(f"the prompt has {asked.shape[1]} tokens, over max_length")
-        written = torch.tensor([self.answer[:max_new_tokens]])
-        return torch.cat([asked, written], dim=1)
+            raise ValueError(f"the prompt has {prompt.shape[1]} tokens, over max_length")
+        generated = torch.tensor([self.answer[:max_new_tokens]])
+        return torch.cat([prompt, generated], dim=1)
 
 
 @exercise
@@ -58,15 +58,17 @@ def length_counts_prompt(answer):
     for length in (3, 15, 28, 60):
         prompt = " ".join(["Question:", *["z"] * length, "Answer:"])
         try:
-            found = attempt(answer, model, tokenizer, prompt)
+            result = attempt(answer, model, tokenizer, prompt)
         except Fault as fault:
             if "over max_length" not in str(fault):
                 raise
             raise Fault(f"a question of {length} words gets an error for an answer") from None
-        expect(isinstance(found, str), "the function returns a text")
-        expect(found.strip(), f"a question of {length} words gets a blank answer")
-        expect("Question:" not in found, f"a question of {length} words comes back with its answer")
-        expect(found.strip() == text, f"a question of {length} words gets its answer cut off")
+        expect(isinstance(result, str), "the function returns a text")
+        expect(result.strip(), f"a question of {length} words gets a blank answer")
+        expect(
+            "Question:" not in result, f"a question of {length} words comes back with its answer"
+        )
+        expect(result.strip() == text, f"a question of {length} words gets its answer cut off")
 
 
 @exercise
@@ -83,18 +85,18 @@ def sliced_by_characters(answer):
     for end, tail in {"": [], ", ended by its mark": [tokenizer.eos_token_id]}.items():
         for name, prompt in prompts.items():
             ids = tokenizer(prompt)["input_ids"] + tokenizer(text)["input_ids"] + tail
-            found = attempt(answer, tokenizer, prompt, ids)
-            expect(isinstance(found, str), "the function returns a text")
-            expect(found.strip(), f"{name}{end}: nothing of the answer is left")
-            expect("Answer:" not in found, f"{name}{end}: a piece of the prompt is kept")
-            expect(found.strip() == text, f"{name}{end}: a piece of the answer is missing")
+            result = attempt(answer, tokenizer, prompt, ids)
+            expect(isinstance(result, str), "the function returns a text")
+            expect(result.strip(), f"{name}{end}: nothing of the answer is left")
+            expect("Answer:" not in result, f"{name}{end}: a piece of the prompt is kept")
+            expect(result.strip() == text, f"{name}{end}: a piece of the answer is missing")
 
 
 ROWS = [{"question": f"question {n}", "answer": f"answer {n}"} for n in range(8)]
 
 
-def _share(found) -> float:
-    value = float(found)
+def _share(result) -> float:
+    value = float(result)
     expect(math.isfinite(value) and 0 <= value <= 1, "a score is a share, from 0 to 1")
     return value
 
@@ -136,6 +138,6 @@ def stale_answer(answer):
         "a system that is always wrong": (lambda question: "no", 0),
         "a system that is right in five of eight": (some.__getitem__, 5 / 8),
     }
-    for name, (ask, wanted) in systems.items():
+    for name, (ask, expected) in systems.items():
         value = _share(attempt(answer, ask, ROWS))
-        expect(same_numbers([value], [wanted]), f"{name} gets {value:.0%}")
+        expect(same_numbers([value], [expected]), f"{name} gets {value:.0%}")

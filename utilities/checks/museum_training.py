@@ -36,13 +36,13 @@ def mean_of_means(answer) -> None:
     """Accumulated over small batches, the loss is that of the large batch."""
     one = attempt(answer, [[2.0, 4.0], [6.0, 8.0]])
     expect(abs(one - 5.0) < 1e-6, "with small batches of equal length the mean is wrong")
-    found = attempt(answer, [[1.0], [3.0, 3.0, 3.0]])
+    result = attempt(answer, [[1.0], [3.0, 3.0, 3.0]])
     expect(
-        abs(found - 2.5) < 1e-6,
+        abs(result - 2.5) < 1e-6,
         "a token of a short batch weighs more than one of a long batch",
     )
-    found = attempt(answer, [[], [4.0, 4.0]])
-    expect(abs(found - 4.0) < 1e-6, "a batch without learned tokens changes the loss")
+    result = attempt(answer, [[], [4.0, 4.0]])
+    expect(abs(result - 4.0) < 1e-6, "a batch without learned tokens changes the loss")
 
 
 @exercise
@@ -54,7 +54,9 @@ def wrong_loss(answer) -> None:
         {"step": 25, "loss": 0.7},
         {"step": 30, "loss": 0.4, "eval_loss": 1.5},
     ]
-    found = attempt(answer, history)
-    expect(found in (10, 20, 25, 30), "what is returned is not a step of the history")
-    expect(found not in (25, 30), "the longest-trained step is taken, though validation was better")
-    expect(found == 20, "the step taken is not the one with the lowest validation loss")
+    result = attempt(answer, history)
+    expect(result in (10, 20, 25, 30), "what is returned is not a step of the history")
+    expect(
+        result not in (25, 30), "the longest-trained step is taken, though validation was better"
+    )
+    expect(result == 20, "the step taken is not the one with the lowest validation loss")

@@ -9,12 +9,12 @@ from utilities.checks import Fault, attempt, exercise, expect, given, same_numbe
 @exercise
 def steps_in_all(answer) -> None:
     """Steps are counted with accumulation, and the last, smaller batch counts too."""
-    found = attempt(answer, 32, 8, 1, 1)
-    expect(found == 4, "32 rows in batches of 8, one epoch: the number of steps is wrong")
-    found = attempt(answer, 33, 8, 1, 1)
-    expect(found == int(found), "a step is done or not: the count must be whole")
-    expect(found != 4, "with one row more than four batches, a row is lost")
-    expect(found == 5, "with one row more than four batches, it is wrong")
+    result = attempt(answer, 32, 8, 1, 1)
+    expect(result == 4, "32 rows in batches of 8, one epoch: the number of steps is wrong")
+    result = attempt(answer, 33, 8, 1, 1)
+    expect(result == int(result), "a step is done or not: the count must be whole")
+    expect(result != 4, "with one row more than four batches, a row is lost")
+    expect(result == 5, "with one row more than four batches, it is wrong")
     expect(attempt(answer, 32, 8, 1, 3) == 12, "three epochs are not counted right")
     expect(attempt(answer, 32, 4, 2, 1) == 4, "accumulation: two batches make one step here")
     expect(
@@ -27,19 +27,21 @@ def steps_in_all(answer) -> None:
 @exercise
 def learning_rates(answer) -> None:
     """The rate rises from zero, reaches its peak after the warm-up, and falls in a line to zero."""
-    found = attempt(answer, 10, 1.0, 2)
-    expect(len(list(found)) == 10, "there must be one rate for each step")
-    found = [float(rate) for rate in attempt(answer, 10, 1.0, 2)]
-    expect(found[0] == 0, "under a warm-up the first step has a rate of zero")
+    result = attempt(answer, 10, 1.0, 2)
+    expect(len(list(result)) == 10, "there must be one rate for each step")
+    result = [float(rate) for rate in attempt(answer, 10, 1.0, 2)]
+    expect(result[0] == 0, "under a warm-up the first step has a rate of zero")
     expect(
-        math.isclose(found[1], 0.5), "half-way through the warm-up, the rate is not half its peak"
+        math.isclose(result[1], 0.5), "half-way through the warm-up, the rate is not half its peak"
     )
     expect(
-        math.isclose(found[2], 1.0), "the first step after the warm-up does not have the peak rate"
+        math.isclose(result[2], 1.0), "the first step after the warm-up does not have the peak rate"
     )
-    expect(found[9] > 0, "the last step still moves: zero is reached only after it")
+    expect(result[9] > 0, "the last step still moves: zero is reached only after it")
     line = [(10 - step) / 8 for step in range(2, 10)]
-    expect(same_numbers(found[2:], line), "after the peak the rates do not fall in a straight line")
+    expect(
+        same_numbers(result[2:], line), "after the peak the rates do not fall in a straight line"
+    )
     expect(
         same_numbers(attempt(answer, 4, 2.0, 0), [2.0, 1.5, 1.0, 0.5]),
         "without a warm-up, or with a peak other than 1, the rates are wrong",
@@ -59,7 +61,7 @@ def contradiction(answer) -> None:
         all(len(response.split()) == 1 for _, response in rows),
         "an answer has more than one word; then its other words count in the mean as well",
     )
-    answers = defaultdict(Counter)
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
     for question, response in rows:
         answers[question][response] += 1
     floor = 0.0
@@ -75,8 +77,8 @@ def contradiction(answer) -> None:
 def stop_early(answer) -> None:
     """Training ends when patience does, and the best evaluation is the one that is kept."""
     losses = [3.0, 2.0, 1.5, 1.6, 1.7, 1.4]
-    found = attempt(answer, losses, 2)
-    expect(len(tuple(found)) == 2, "return two numbers: where training stops, and which to keep")
+    result = attempt(answer, losses, 2)
+    expect(len(tuple(result)) == 2, "return two numbers: where training stops, and which to keep")
     stopped, kept = attempt(answer, losses, 2)
     expect(stopped != 5, "patience of 2 was over before the last evaluation")
     expect(stopped == 4, "training does not stop at the second evaluation in a row without gain")

@@ -8,14 +8,14 @@ from utilities.checks import attempt, exercise, expect, same_numbers
 from utilities.prompts.built_in import QUESTION_ANSWER
 
 
-def _rows(found: Any) -> list[list[int]]:
+def _rows(result: Any) -> list[list[int]]:
     """Return rows of ids as lists, from lists, arrays or tensors."""
-    return [[int(number) for number in row] for row in found]
+    return [[int(number) for number in row] for row in result]
 
 
-def _pair(found: Any, what: str) -> tuple[Any, Any]:
+def _pair(result: Any, what: str) -> tuple[Any, Any]:
     try:
-        first, second = found
+        first, second = result
     except (TypeError, ValueError):
         expect(False, f"your function must return two things: {what}")
     return first, second
@@ -63,11 +63,11 @@ def next_token_pairs(answer: Any) -> None:
 def loss_and_perplexity(answer: Any) -> None:
     """The loss is the mean surprise; the perplexity is that of guessing evenly among so many."""
 
-    def found(probabilities: list[float]) -> list[float]:
+    def result(probabilities: list[float]) -> list[float]:
         values = _pair(attempt(answer, probabilities), "the loss, then the perplexity")
         return [float(value) for value in values]
 
-    loss, perplexity = found([1 / 8] * 5)
+    loss, perplexity = result([1 / 8] * 5)
     expect(loss > 0, "guessing evenly among 8 tokens, the loss is not above 0")
     expect(abs(loss - 3) > 1e-6, "the loss is in base 2; take the natural logarithm")
     base_ten = abs(loss - math.log10(8)) > 1e-6
@@ -83,7 +83,7 @@ def loss_and_perplexity(answer: Any) -> None:
     )
 
     chances = [0.5, 0.01, 0.9]
-    loss, perplexity = found(chances)
+    loss, perplexity = result(chances)
     of_mean = -math.log(sum(chances) / 3)
     expect(
         abs(loss - of_mean) > 1e-6,
@@ -96,9 +96,9 @@ def loss_and_perplexity(answer: Any) -> None:
         "with different probabilities the perplexity does not belong to the loss",
     )
     expect(
-        same_numbers(found([1.0]), [0, 1]), "a model that is certain and right gets wrong figures"
+        same_numbers(result([1.0]), [0, 1]), "a model that is certain and right gets wrong figures"
     )
-    sure = found([0.9, 0.0])
+    sure = result([0.9, 0.0])
     expect(
         all(math.isinf(value) and value > 0 for value in sure),
         "a right token with probability 0 must make both infinite",
@@ -122,10 +122,10 @@ def read_back(answer: Any) -> None:
 
     def read(question: str, response: str) -> tuple[str, str]:
         example = QUESTION_ANSWER.example({"question": question, "answer": response})
-        found = attempt(answer, example["prompt"] + example["response"])
-        if isinstance(found, Mapping):
-            found = found.get("question"), found.get("answer")
-        first, second = _pair(found, "the question, then the answer")
+        result = attempt(answer, example["prompt"] + example["response"])
+        if isinstance(result, Mapping):
+            result = result.get("question"), result.get("answer")
+        first, second = _pair(result, "the question, then the answer")
         expect(
             isinstance(first, str) and isinstance(second, str),
             "question and answer must both be text",
@@ -154,24 +154,24 @@ def read_back(answer: Any) -> None:
 
 @exercise
 def task_shapes(answer: Any) -> None:
-    """Each row is told by its tokens: extraction, expansion, or even between the two."""
+    """Each row is classified by its tokens: extraction, expansion, or even."""
 
     def words(text: str) -> list[str]:
         return text.split()
 
     def shapes(sizes: list[tuple[int, int]], tokenize=words, unit: str = "w ") -> list[str]:
         rows = [(unit * length_in, unit * length_out) for length_in, length_out in sizes]
-        found = attempt(answer, rows, tokenize)
-        expect(not isinstance(found, str), "your function must return a list with a word a row")
-        return list(found)
+        result = attempt(answer, rows, tokenize)
+        expect(not isinstance(result, str), "your function must return a list with a word a row")
+        return list(result)
 
-    found = shapes([(40, 5), (5, 40)])
-    expect(len(found) == 2, "there are not as many words as rows")
+    result = shapes([(40, 5), (5, 40)])
+    expect(len(result) == 2, "there are not as many words as rows")
     valid = {"extraction", "expansion", "even"}
-    expect(set(found) <= valid, "a row got another word than 'extraction', 'expansion' or 'even'")
-    expect(found != ["expansion", "extraction"], "extraction and expansion are swapped")
+    expect(set(result) <= valid, "a row got another word than 'extraction', 'expansion' or 'even'")
+    expect(result != ["expansion", "extraction"], "extraction and expansion are swapped")
     expect(
-        found == ["extraction", "expansion"],
+        result == ["extraction", "expansion"],
         "much text in and little out, or the other way round, is not recognized",
     )
     expect(
@@ -185,7 +185,7 @@ def task_shapes(answer: Any) -> None:
     expect(shapes([(0, 0), (7, 7)]) == ["even"] * 2, "two sides of equal length are not even")
     expect(
         shapes([(3, 0), (0, 3)]) == ["extraction", "expansion"],
-        "a row with one empty side is told wrongly",
+        "a row with one empty side gets the wrong word",
     )
     expect(shapes([]) == [], "no rows should give an empty list")
     # Long words against many short ones: letters and tokens disagree.

@@ -19,8 +19,8 @@ def consistency(answer: Any) -> None:
         expect(not isinstance(value, (str, list, tuple, dict)), "expected one number, the share")
         return float(value)
 
-    def is_near(answers: dict[str, list[str]], wanted: float) -> bool:
-        return math.isclose(share(answers), wanted, abs_tol=1e-6)
+    def is_near(answers: dict[str, list[str]], expected: float) -> bool:
+        return math.isclose(share(answers), expected, abs_tol=1e-6)
 
     same = {"a": ["Yes.", "Yes.", "Yes."], "b": ["No.", "No."]}
     expect(
@@ -70,17 +70,17 @@ def cost_per_thousand(answer: Any) -> None:
 
     long, short = way(800, 50, 2.0, 6.0), way(40, 20, 0.5, 1.5)
     first, second, pays = costs(long, short, 500)
-    for name, found, wanted in (("prompted", first, 1.9), ("tuned", second, 0.05)):
+    for name, result, expected in (("prompted", first, 1.9), ("tuned", second, 0.05)):
         expect(
-            not math.isclose(found, wanted * 1000, rel_tol=1e-6),
+            not math.isclose(result, expected * 1000, rel_tol=1e-6),
             f"the {name} way: prices are for a million tokens, requests come by the thousand",
         )
         expect(
-            not math.isclose(found, wanted / 1000, rel_tol=1e-6),
+            not math.isclose(result, expected / 1000, rel_tol=1e-6),
             f"the {name} way: that is the cost of one request, not of a thousand",
         )
         expect(
-            same_numbers([found], [wanted]),
+            same_numbers([result], [expected]),
             f"the {name} way: tokens read and tokens written each have a price of their own",
         )
     expect(pays is not None, "the tuned way is cheaper here, so there is a break-even")
@@ -117,37 +117,37 @@ def fit_facts(answer: Any) -> None:
         value = attempt(answer, question, facts, budget, count)
         expect(isinstance(value, str), "expected the prompt as one text")
         expect(question in value, "the question is lost, or changed")
-        found = [line for line in value.split("\n") if line.strip()]
-        expect(found[-1] == question, "the question is the last line of the prompt")
+        result = [line for line in value.split("\n") if line.strip()]
+        expect(result[-1] == question, "the question is the last line of the prompt")
         expect(
-            not found[:-1] or count(value) <= budget,
+            not result[:-1] or count(value) <= budget,
             "the prompt is over the budget: give all of it to `count`, question and line ends too",
         )
         expect(
-            all(line in facts for line in found[:-1]),
+            all(line in facts for line in result[:-1]),
             "above the question stand whole facts, one a line, and nothing else",
         )
-        return found[:-1]
+        return result[:-1]
 
     question = "Who wrote it?"
     facts = ["Ada wrote it.", "It is short.", "It has ten pages."]
-    found = lines(question, facts, 100)
-    expect(set(found) == set(facts), "with room for all facts, none is left out")
-    expect(len(found) == len(facts), "a fact stands in the prompt once")
-    expect(found[-1] == facts[0], "the best fact stands nearest to the question")
-    expect(found == facts[::-1], "the facts are ordered: the worse, the farther from the question")
+    result = lines(question, facts, 100)
+    expect(set(result) == set(facts), "with room for all facts, none is left out")
+    expect(len(result) == len(facts), "a fact stands in the prompt once")
+    expect(result[-1] == facts[0], "the best fact stands nearest to the question")
+    expect(result == facts[::-1], "the facts are ordered: the worse, the farther from the question")
 
-    found = lines(question, facts, 6)
-    expect(found, "a fact that fills the budget to the last token still fits")
-    expect(found == facts[:1], "with room for one fact, it is the best one")
+    result = lines(question, facts, 6)
+    expect(result, "a fact that fills the budget to the last token still fits")
+    expect(result == facts[:1], "with room for one fact, it is the best one")
     expect(lines(question, facts, 5) == [], "no fact fits into this budget, and none is cut")
     expect(lines(question, facts, 1) == [], "the question is kept, even where the budget is less")
     expect(lines(question, [], 100) == [], "without facts the prompt is the question")
 
-    found = lines(question, ["one two three four five six", "Ada wrote it."], 7)
-    expect(found == ["Ada wrote it."], "a fact that is too long is skipped, a shorter one may fit")
-    found = lines(question, ["abc", "defg", "hi"], len(question) + 4 + 3, len)
-    expect(found == ["hi", "abc"], "how long a text is, the given `count` decides")
+    result = lines(question, ["one two three four five six", "Ada wrote it."], 7)
+    expect(result == ["Ada wrote it."], "a fact that is too long is skipped, a shorter one may fit")
+    result = lines(question, ["abc", "defg", "hi"], len(question) + 4 + 3, len)
+    expect(result == ["hi", "abc"], "how long a text is, the given `count` decides")
 
 
 CASES: dict[str, tuple[str, str]] = {

@@ -1,4 +1,4 @@
-"""Prepared datasets: reading them again, and a summary."""
+"""A prepared dataset: loading it from its folder, and a summary in words."""
 
 import json
 from dataclasses import dataclass
@@ -10,20 +10,17 @@ from transformers import PreTrainedTokenizerBase
 
 from utilities.errors import DataError, nearest
 from utilities.features import mask_views
-from utilities.features.tokenization import (
-    TokenizedExamples,
-    tokenizer_fingerprint,
-)
+from utilities.features.tokenization import TokenizedExamples, tokenizer_fingerprint
 
 PREPARED_RECORD = "dataprep.json"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared dataset.
+    """A prepared dataset on disk.
 
     Attributes:
-        folder: where it is.
+        folder: its folder.
         record: model, settings, counts and fingerprint, as in `dataprep.json`.
     """
 
@@ -32,18 +29,18 @@ class Prepared:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Prepared":
-        """Read a folder that `prepare` made.
+        """Open a folder that `prepare` wrote.
 
         Raises:
-            DataError: it is not one.
+            DataError: the folder is not a prepared dataset, or its record is damaged.
         """
         try:
             record = json.loads((Path(folder) / PREPARED_RECORD).read_text(encoding="utf-8"))
             complete = {"fingerprint", "counts", "tokenizer", "format", "model"} <= set(record)
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{folder} is no prepared dataset: {error}") from None
+            raise DataError(f"{folder} is not a prepared dataset: {error}") from None
         if not complete:
-            raise DataError(f"{folder} is no prepared dataset: its {PREPARED_RECORD} is damaged")
+            raise DataError(f"{folder} is not a prepared dataset: its {PREPARED_RECORD} is damaged")
         return cls(Path(folder), record)
 
     @property
@@ -52,10 +49,16 @@ class Prepared:
         return list(self.record["counts"]["parts"])
 
     def examples(self, part: str = "train") -> TokenizedExamples:
-        """Return the features and counts of a part, ready for `training.train`.
+        """Load the features and counts of a part, ready for `training.train`.
+
+        Args:
+            part: one of `parts`.
+
+        Returns:
+            Memory-mapped features, and the counts of `TokenizedExamples`.
 
         Raises:
-            DataError: there is no such part.
+            DataError: there is no such part, or a file is missing or damaged.
         """
         if part not in self.parts:
             raise DataError(f"{self.folder} has no part {part!r}{nearest(part, self.parts)}")
@@ -81,9 +84,12 @@ class Prepared:
 
 
 def summary(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, examples: int = 3) -> str:
-    """Say in words what became of the rows, stage by stage, and show the first examples.
+    """Return a summary for people: rows of each stage, and the first examples of `train`.
 
-    What is learned stands in square brackets.
+    Args:
+        prepared: the dataset.
+        tokenizer: decodes the examples.
+        examples: how many to show, with the supervised tokens in square brackets.
     """
     record, counts = prepared.record, prepared.record["counts"]
     lines = [
@@ -92,8 +98,8 @@ def summary(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, examples: in
         f"{counts['rows']:,} used",
     ]
     for part, of_part in counts["parts"].items():
-        told = [f"{name.replace('_', ' ')} {n:,}" for name, n in of_part.items() if n]
-        lines.append(f"{part + ':':<9} {', '.join(told)}")
+        counted = [f"{name.replace('_', ' ')} {n:,}" for name, n in of_part.items() if n]
+        lines.append(f"{part + ':':<9} {', '.join(counted)}")
         if "positions" in of_part:
             lines.append(
                 f"{'':<9} {of_part['tokens'] / of_part['positions']:.1%} of positions used"

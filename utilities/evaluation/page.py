@@ -1,246 +1,190 @@
-"""One page about an evaluation: how good, how sure, compared with what, wrong in which way."""
+"""HTML page of an evaluation: how good, how sure, compared with what, wrong in which way.
+
+Its words are in `page.html.jinja`; the functions here prepare the numbers and tables.
+"""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from utilities import errors
-from utilities.pages import html
-from utilities.pages.charts import interval_chart
+from utilities.evaluation.result import Evaluation
+from utilities.evaluation.settings import EvaluationConfig
+from utilities.pages.html import flatten, format_number, write_page
 from utilities.scores import error_analysis, table_columns
 from utilities.scores.metrics import RANGES, SHARES
 
-if TYPE_CHECKING:
-    from utilities.evaluation.result import Evaluation
-    from utilities.evaluation.settings import EvaluationConfig
+MAX_ANSWERS, MAX_FLIPS = 100, 50
 
 
-MOST_ANSWERS, MOST_FLIPS = 100, 50
-
-
-def write_report(evaluation: "Evaluation", path: Path, config: "EvaluationConfig") -> Path:
+def write_report(evaluation: Evaluation, path: Path, config: EvaluationConfig) -> Path:
     """Write the page of an evaluation.
 
     Args:
         evaluation: what `evaluation.run_evaluation` returned.
         path: of the file.
-        config: what was asked for.
+        config: the settings of the evaluation.
+
+    Returns:
+        The file.
     """
-    table = evaluation.predictions
+    table, record = evaluation.predictions, evaluation.record
     own = table[table["system"] == "model"]
-    sections = {
-        "How good is it?": _scores(evaluation.scores),
-        "Is that better than the others?": _comparisons(evaluation.comparisons),
-        "In parts": _parts(evaluation.scores, config.group_by),
-        "What kind of wrong?": _errors(evaluation.errors),
-        "Where is it wrong most often?": _slices(own, config.group_by),
-        "Which errors are alike?": html.frame(error_analysis.clusters(own)),
-        "What changed from the base model?": _flips(table),
-        "Is it sure when it is right?": _calibration(own),
-        "What has training cost?": _forgetting(evaluation),
-        "Answers": _answers(table),
-        "Models": _models(evaluation.record),
-        "Settings": html.pairs(html.flat(evaluation.record["config"])),
-        "Made with": html.pairs(evaluation.record["versions"]),
-    }
-    cards, footer = _cards(evaluation), "Made from the prediction table beside this page."
-    return html.write_page(path, "Evaluation", path.parent.name, cards, sections, footer)
+    overall = evaluation.scores.drop_duplicates(["system", "metric"])  # without those of groups
+    exact = overall[overall["metric"] == "normalized_exact_match"]
+    answers = _answers(table)
+    models = [(name, m["name"], m["source"], m["reason"]) for name, m in record["models"].items()]
+    return write_page(
+        path,
+        "evaluation/page.html.jinja",
+        title=path.parent.name,
+        cards=_cards(overall, record),
+        chart=exact[["system", "value", "low", "high"]].to_numpy().tolist(),
+        scores=_scores(overall),
+        comparisons=_comparisons(evaluation.comparisons),
+        parts=[_part(evaluation.scores, column) for column in config.group_by],
+        error_classes=_error_classes(evaluation.errors),
+        slices=_slices(own, config.group_by),
+        clusters=error_analysis.clusters(own),
+        flips=_flips(table),
+        calibration=_calibration(own),
+        forgetting=evaluation.forgetting,
+        answers=answers,
+        answers_left=table["row"].nunique() - len(answers),
+        models=pd.DataFrame(models, columns=["system", "model", "from", "because"]),
+        settings=flatten(record["config"]),
+        record=record,
+    )
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
-def _within(metric: str, value: float, low: float, high: float) -> str:
-    """Write a value with its interval."""
-    if metric in SHARES or metric.startswith("refusal"):
-        return f"{_percent(value)} ({_percent(low)} to {_percent(high)})"
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+def _with_intervals(rows: pd.DataFrame) -> list[str]:
+    """Format `value`, `low` and `high` of each row; without a `metric`, they are shares."""
+    texts = []
+    for row in rows.itertuples():
+        metric = getattr(row, "metric", "exact_match")
+        is_share = metric in SHARES or metric.startswith("refusal")
+        write = _percent if is_share else "{:.3g}".format
+        texts.append(f"{write(row.value)} ({write(row.low)} to {write(row.high)})")
+    return texts
 
 
-def _name(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
-def _whole(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores over all rows, without those of groups."""
-    return scores.drop_duplicates(["system", "metric"])
-
-
-def _cards(evaluation: "Evaluation") -> str:
-    whole = _whole(evaluation.scores).set_index(["system", "metric"])
+def _cards(overall: pd.DataFrame, record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    scores = overall.set_index(["system", "metric"])
     cards = []
-    for system, metric in (("model", "normalized_exact_match"), ("model", "exact_match")):
-        one = whole.loc[(system, metric)]
-        told = f"95 % interval {_percent(one['low'])} to {_percent(one['high'])}"
-        cards.append((_name(metric), _percent(one["value"]), told))
-    rival = whole.xs("normalized_exact_match", level="metric")["value"].drop("model")
-    if len(rival):
-        cards.append(("best of the others", _percent(rival.max()), rival.idxmax()))
-    failed = sum(evaluation.record["failed"].values())
-    cards.append(("questions", html.number(evaluation.record["rows"]), f"{failed} answers failed"))
-    return html.cards(cards)
+    for metric in ("normalized_exact_match", "exact_match"):
+        own = scores.loc[("model", metric)]
+        interval = f"95 % interval {_percent(own['low'])} to {_percent(own['high'])}"
+        cards.append((metric.replace("_", " "), _percent(own["value"]), interval))
+    others = scores.xs("normalized_exact_match", level="metric")["value"].drop("model")
+    if len(others):
+        cards.append(("best of the others", _percent(others.max()), others.idxmax()))
+    failed = sum(record["failed"].values())
+    return [*cards, ("questions", format_number(record["rows"]), f"{failed} answers failed")]
 
 
-def _scores(scores: pd.DataFrame) -> str:
-    whole = _whole(scores)
-    systems = list(whole["system"].unique())
-    known = whole.set_index(["metric", "system"])
+def _side_by_side(rows: pd.DataFrame, cells: Sequence[Any], by: list[str]) -> pd.DataFrame:
+    """Pivot cells, one per row, in the order of the rows: a column for each of `by` and system."""
+    cells = pd.Series(cells, index=rows.index)
+    systems = list(rows["system"].unique())
     lines = []
-    for metric in (name for name in known.index.unique("metric")):
-        line = [_name(metric)]
-        for system in systems:
-            one = known.loc[(metric, system)] if (metric, system) in known.index else None
-            shown = "–" if one is None else _within(metric, one["value"], one["low"], one["high"])
-            line.append(shown)
-        low, high = RANGES.get(metric, (0, 1))
-        lines.append([*line, f"{low} to {high:g}".replace("inf", "∞")])
-    chosen = whole[whole["metric"] == "normalized_exact_match"]
-    chart = interval_chart(
-        "Answers that equal the reference, case and punctuation aside; with 95 % intervals",
-        [(row.system, row.value, row.low, row.high) for row in chosen.itertuples()],
-    )
-    note = "<p>Value and 95 % interval. Of repetition and perplexity less is better.</p>"
-    return chart + note + html.table(["metric", *systems, "range"], lines)
+    rows = rows.assign(metric=rows["metric"].str.replace("_", " "))
+    for key, group in rows.groupby(by, sort=False):
+        shown = dict(zip(group["system"], cells[group.index], strict=True))
+        lines.append([*key, *(shown.get(system, "–") for system in systems)])
+    return pd.DataFrame(lines, columns=[*by, *systems])
 
 
-def _comparisons(comparisons: pd.DataFrame) -> str:
+def _scores(overall: pd.DataFrame) -> pd.DataFrame:
+    table = _side_by_side(overall, _with_intervals(overall), ["metric"])
+    limits = [RANGES.get(metric, (0, 1)) for metric in overall["metric"].unique()]
+    ranges = [f"{low} to {high:g}".replace("inf", "∞") for low, high in limits]
+    table.insert(table.shape[1], "range", ranges, allow_duplicates=True)  # a system may be "range"
+    return table
+
+
+def _comparisons(comparisons: pd.DataFrame) -> pd.DataFrame:
     if not len(comparisons):
-        return ""
-    others = list(comparisons["against"].unique())
-    lines = []
-    for metric, rows in comparisons.groupby("metric", sort=False):
-        known = {row["against"]: row for row in rows.to_dict(orient="records")}
-        shown = [_difference(known[name]) if name in known else "–" for name in others]
-        lines.append([_name(metric), *shown])
-    note = (
-        "<p>The model minus the other, on the same rows, with the 95 % interval. p says how often "
-        "two equal systems would differ at least as much; of twenty such lines one is below 0.05 "
-        "by chance. Of shares also: rows gained and lost, and the smallest difference that so many "
-        "rows find four times in five.</p>"
-    )
-    return note + html.table(["metric", *(f"against {name}" for name in others)], lines)
+        return comparisons
+    system = "against " + comparisons["against"]
+    comparisons = comparisons.assign(system=system, value=comparisons["difference"])
+    notes = map(_test_result, comparisons.to_dict(orient="records"))
+    cells = list(zip(_with_intervals(comparisons), notes, strict=True))
+    return _side_by_side(comparisons, cells, ["metric"])
 
 
-def _difference(row: dict[str, Any]) -> html.Html:
-    p = "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
-    more = [p]
-    if row["metric"] in SHARES:
-        more.append(f"+{row['gained']:.0f} −{row['lost']:.0f}")
-        if pd.notna(row.get("smallest")):
-            more.append(f"to be seen: {_percent(row['smallest'])}")
-    value = _within(row["metric"], row["difference"], row["low"], row["high"])
-    return html.Html(f"{value}<br><small>{escape('; '.join(more))}</small>")
+def _test_result(line: dict[str, Any]) -> str:
+    notes = ["p < 0.001" if line["p"] < 0.001 else f"p = {line['p']:.3f}"]
+    if line["metric"] in SHARES:
+        notes.append(f"+{line['gained']:.0f} −{line['lost']:.0f}")
+        if pd.notna(line.get("smallest")):
+            notes.append(f"to be seen: {_percent(line['smallest'])}")
+    return "; ".join(notes)
 
 
-def _parts(scores: pd.DataFrame, group_by: Sequence[str]) -> str:
-    tables = ""
-    for column in group_by:
-        rows = scores[scores[column].notna() & scores["metric"].isin(SHARES)]
-        systems, lines = list(rows["system"].unique()), []
-        for (part, metric, n), cells in rows.groupby([column, "metric", "n"], sort=False):
-            known = {row["system"]: row for row in cells.to_dict(orient="records")}
-            values = [[known[name][k] for k in ("value", "low", "high")] for name in systems]
-            lines.append([part, _name(metric), n, *(_within(metric, *v) for v in values)])
-        tables += html.table([column, "metric", "n", *systems], lines)
-    return tables
+def _part(scores: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the shares within each value of a column."""
+    scores = scores[scores[column].notna() & scores["metric"].isin(SHARES)]
+    return _side_by_side(scores, _with_intervals(scores), [column, "metric", "n"])
 
 
-def _errors(counts: pd.DataFrame) -> str:
+def _error_classes(counts: pd.DataFrame) -> pd.DataFrame:
     own = counts[counts["system"] == "model"]
-    lines = []
-    for row in own.itertuples():
-        share = _within("exact_match", row.value, row.low, row.high)
-        name = _name(row.error_class)
-        lines.append([name, row.count, share, html.block(row.example), row.advice])
-    heads = ["class", "count", "share", "example", "what to try"]
-    return f'<div class="samples">{html.table(heads, lines)}</div>'
+    own = own.rename(columns={"advice": "what to try"}).assign(share=_with_intervals(own))
+    own["class"] = own["error_class"].str.replace("_", " ")
+    return own[["class", "count", "share", "example", "what to try"]]
 
 
-def _slices(own: pd.DataFrame, group_by: Sequence[str]) -> str:
-    found = error_analysis.slices(own, group_by)
-    if not len(found):
-        return ""
-    enough = found["count"] >= 3  # of fewer, nothing can be said
-    standing_out = found[enough & (found["low"] > found["elsewhere"])]
-    note = (
-        "<p>Parts in which a class of errors is more frequent than elsewhere, by more than the "
-        "interval allows. With many parts, some stand out by chance.</p>"
-    )
-    if not len(standing_out):
-        return "<p>No part stands out by more than its interval.</p>"
-    lines = []
-    for row in standing_out.itertuples():
-        share = _within("exact_match", row.value, row.low, row.high)
-        place = [_name(row.error_class), _name(row.column), row.slice, f"{row.count} of {row.n}"]
-        lines.append([*place, share, _percent(row.elsewhere)])
-    return note + html.table(["class", "by", "part", "count", "share", "elsewhere"], lines)
+def _slices(own: pd.DataFrame, group_by: Sequence[str]) -> pd.DataFrame | None:
+    """Return the slices with clearly more errors than elsewhere; None when there are no slices."""
+    slices = error_analysis.slices(own, group_by)
+    if not len(slices):
+        return None
+    # Of fewer than three errors, nothing can be said.
+    slices = slices[(slices["count"] >= 3) & (slices["low"] > slices["elsewhere"])]
+    columns = {
+        "class": slices["error_class"].str.replace("_", " "),
+        "by": slices["column"].str.replace("_", " "),
+        "part": slices["slice"],
+        "count": [f"{row.count} of {row.n}" for row in slices.itertuples()],
+        "share": _with_intervals(slices),
+        "elsewhere": slices["elsewhere"].map(_percent),
+    }
+    return pd.DataFrame(columns)
 
 
-def _flips(table: pd.DataFrame) -> str:
+def _flips(table: pd.DataFrame) -> dict[str, Any]:
     if "base model" not in table["system"].unique():
-        return ""
-    changed = error_analysis.flips(table, "base model", "model")
-    counts = changed["change"].value_counts()
-    note = "; ".join(f"{count} {name}" for name, count in counts.items()) or "None."
-    heads = {"first": "base model", "second": "model"}
-    shown = changed.drop(columns="prompt" if "question" in changed else []).rename(columns=heads)
-    return f"<p>{note}</p><div class='samples'>{html.frame(shown.head(MOST_FLIPS))}</div>"
+        return {}
+    flips = error_analysis.flips(table, "base model", "model")
+    counts = "; ".join(f"{count} {name}" for name, count in flips["change"].value_counts().items())
+    shown = flips.drop(columns="prompt" if "question" in flips else [])
+    shown = shown.rename(columns={"first": "base model", "second": "model"})
+    return {"counts": counts, "table": shown.head(MAX_FLIPS)}
 
 
-def _calibration(own: pd.DataFrame) -> str:
+def _calibration(own: pd.DataFrame) -> dict[str, Any]:
     try:
         groups, auc = error_analysis.calibration(own)
-    except errors.AnalysisError:  # an endpoint that does not tell
-        return ""
-    lines = [
-        [_percent(row.confidence), _within("exact_match", row.value, row.low, row.high), row.n]
-        for row in groups.itertuples()
-    ]
-    told = (
-        f"Of a right and a wrong answer, the right one is the more confident in {_percent(auc)} of "
-        "cases; 50 % is chance."
-    )
-    told = "All are right, or all wrong." if pd.isna(auc) else told
-    heads = ["confidence (probability per token)", "right", "n"]
-    return f"<p>{told}</p>" + html.table(heads, lines)
+    except errors.AnalysisError:  # an endpoint that returns no log-probabilities
+        return {}
+    confidences = groups["confidence"].map(_percent)
+    columns = {"confidence (probability per token)": confidences, "right": _with_intervals(groups)}
+    table = pd.DataFrame({**columns, "n": groups["n"]})
+    return {"auc": None if pd.isna(auc) else _percent(auc), "table": table}
 
 
-def _forgetting(evaluation: "Evaluation") -> str:
-    if not evaluation.forgetting:
-        return ""
-    ratio = _within("ratio", *evaluation.forgetting)
-    return (
-        f"<p>Perplexity on neutral text, tuned by base model: {ratio}. "
-        "Above 1 the model has become worse at it.</p>"
-    )
-
-
-def _answers(table: pd.DataFrame) -> str:
-    asked = table_columns.question_column(table)
+def _answers(table: pd.DataFrame) -> pd.DataFrame:
+    question = table_columns.question_column(table)
     systems = list(table["system"].unique())
-    lines: list[list[Any]] = []
-    for _, rows in list(table.groupby("row", sort=True))[:MOST_ANSWERS]:
-        first, by_system = rows.iloc[0], rows.set_index("system")
-        line = [html.block(first[asked]), html.block(first["reference"])]
-        for system in systems:
-            one = by_system.loc[system]
-            mark = '<p class="good">✓</p>' if one["normalized_exact_match"] else ""
-            told = one["error"] or one["prediction"]
-            kind = "" if mark else f"<p>{_name(one['error_class'])}</p>"
-            line.append(html.Html(html.block(told) + mark + kind))
-        lines.append(line)
-    heads = [asked, "reference", *systems]
-    left = table["row"].nunique() - len(lines)
-    note = f"<p>{left} more are in predictions.jsonl.</p>" if left else ""
-    return f'<div class="samples">{html.table(heads, lines)}</div>{note}'
-
-
-def _models(record: dict[str, Any]) -> str:
-    lines = [[name, m["name"], m["source"], m["reason"]] for name, m in record["models"].items()]
-    used = record["prompt_format"]
-    told = f"<p>Prompt format: {used['name']}, because {used['from']}.</p>"
-    return told + html.table(["system", "model", "from", "because"], lines)
+    rows = []
+    for _, group in list(table.groupby("row", sort=True))[:MAX_ANSWERS]:
+        by_system = group.set_index("system").to_dict(orient="index")
+        answers = [by_system[system] for system in systems]
+        rows.append([answers[0][question], answers[0]["reference"], *answers])
+    return pd.DataFrame(rows, columns=[question, "reference", *systems])

@@ -1,11 +1,10 @@
-"""Ratings by people: a sheet to fill in, or buttons in a notebook."""
+"""Human ratings: a CSV sheet to fill in, or buttons in a notebook."""
 
 import csv
 import importlib.util
 import io
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Collection
@@ -17,41 +16,44 @@ import numpy as np
 import pandas as pd
 
 from utilities.errors import JudgingError
-from utilities.evaluation.judging import asked_in
+from utilities.files import atomic_write
 from utilities.notebook import is_interactive
+from utilities.scores.table_columns import need_columns, question_column
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
 
+# Begins like what a spreadsheet would run as a formula, perhaps after apostrophes put there before.
 _FORMULA = re.compile(r"'*[=+\-@＝＋－＠\t\r]")
 
 
 def rating_sheet(table: pd.DataFrame, path: str | Path, seed: int = 42) -> Path:
-    """Write a sheet for a person to fill in, which does not tell what system an answer is from.
+    """Write a sheet for blind rating: it does not say which system an answer is from.
 
     The sheet is CSV with `id`, `question` or `prompt`, `reference`, `prediction`, `rating` and
-    `note`, in random order; `<stem>.key.csv` beside it knows the systems. A text that a spreadsheet
-    would run as a formula gets an apostrophe in front, which `read_ratings` takes away.
+    `note`, in random order; `<stem>.key.csv` beside it holds the systems. A text that a spreadsheet
+    would run as a formula gets an apostrophe in front, which `read_ratings` removes.
 
     Args:
         table: `row`, `system`, `prediction`, `reference`, and `question` or `prompt`.
-        path: of the sheet; one without ratings is written anew.
+        path: of the sheet; an older one without ratings is replaced.
         seed: of the order.
 
     Returns:
         The sheet's path.
 
     Raises:
-        JudgingError: a column is missing, or the path holds ratings, or something else.
+        JudgingError: a column is missing, or the file at the path has ratings or is not a sheet.
     """
     path = Path(path)
-    asked = asked_in(table, {"row", "system", "prediction", "reference"})
+    question = question_column(table)
+    need_columns(table, {question, "row", "system", "prediction", "reference"}, JudgingError)
     if path.exists() and any(line["rating"] or line["note"] for line in _read(path)):
         raise JudgingError(f"{path} has ratings in it; choose another path, or move it away")
     order = np.random.default_rng(seed).permutation(len(table))
     sheet, key = [], []
-    columns = ["row", "system", asked, "reference", "prediction"]
+    columns = ["row", "system", question, "reference", "prediction"]
     for number, texts in enumerate(table.iloc[order][columns].to_dict("records"), 1):
         row = json.dumps(texts.pop("row"))
         key.append({"id": str(number), "row": row, "system": texts.pop("system")})
@@ -67,17 +69,26 @@ def _key_of(path: Path) -> Path:
 
 
 def _write(path: Path, lines: list[dict[str, str]]) -> None:
-    unfinished = path.with_name(f".{path.name}.new")
-    # The mark at the beginning makes Excel read UTF-8; half characters have no place in it.
-    with unfinished.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
+    # Excel reads UTF-8 only with the mark (BOM) of `utf-8-sig`. Lone surrogates, which UTF-8 cannot
+    # encode, are written as escapes.
+    with (
+        atomic_write(path) as partial,
+        partial.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         for line in lines:
-            guarded = (
-                (name, "'" * bool(_FORMULA.match(text)) + text) for name, text in line.items()
-            )
-            writer.writerow(dict(guarded))
-    os.replace(unfinished, path)
+            writer.writerow({name: _guarded(text) for name, text in line.items()})
+
+
+def _guarded(text: str) -> str:
+    """Return a cell's text, with an apostrophe in front of what looks like a formula."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _unguarded(text: str) -> str:
+    """Undo `_guarded`."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def _read(path: Path, needed: Collection[str] = ("rating", "note")) -> list[dict[str, str]]:
@@ -86,55 +97,51 @@ def _read(path: Path, needed: Collection[str] = ("rating", "note")) -> list[dict
     except FileNotFoundError:
         raise JudgingError(f"{path} does not exist") from None
     except UnicodeDecodeError:
-        raise JudgingError(f"{path} is not in UTF-8; save it as such") from None
-    # In some countries spreadsheets save with semicolons.
-    begins = re.match(r'"?id"?([,;\t])', content)
+        raise JudgingError(f"{path} is not in UTF-8; save it as UTF-8") from None
+    # Where the decimal separator is a comma, spreadsheets separate the columns by semicolons.
+    header = re.match(r'"?id"?([,;\t])', content)
     reader = csv.DictReader(
-        io.StringIO(content, newline=""), delimiter=begins[1] if begins else ","
+        io.StringIO(content, newline=""), delimiter=header[1] if header else ","
     )
-    if not begins or not set(needed) <= set(reader.fieldnames or ()):
-        raise JudgingError(f"{path} is no sheet with the columns id, {', '.join(needed)}")
+    if not header or not set(needed) <= set(reader.fieldnames or ()):
+        raise JudgingError(f"{path} is not a sheet with the columns id, {', '.join(needed)}")
     return [
-        {name: _plain(text or "") for name, text in line.items() if name is not None}
+        {name: _unguarded(text or "") for name, text in line.items() if name is not None}
         for line in reader
     ]
 
 
-def _plain(text: str) -> str:
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
-
-
 def read_ratings(path: str | Path, scale: tuple[int, int] = (1, 5)) -> pd.DataFrame:
-    """Read a sheet that a person filled in; answers without a rating are left out.
+    """Read a sheet that a person has filled in; answers without a rating are left out.
 
     Args:
-        path: of the sheet; its key lies beside it.
+        path: of the sheet; its key is beside it.
         scale: the worst and the best rating.
 
     Returns:
         Columns `row`, `system`, `rating` (float) and `note`.
 
     Raises:
-        JudgingError: a file is missing or broken, or ratings are wrong; each is named, with its
-            line in a spreadsheet.
+        JudgingError: a file is missing or broken, or ratings are not on the scale; the message
+            names each with its line in a spreadsheet.
     """
     path = Path(path)
     key = {line["id"]: line for line in _read(_key_of(path), ("row", "system"))}
-    faults, found = [], []
+    faults, ratings = [], []
     for number, line in enumerate(_read(path), 2):
         text = line["rating"].strip()
         if not text:
             continue
         answer, rating = key.pop(line["id"], None), _number(text)
         if answer is None:
-            faults.append(f"line {number}: the id {line['id']!r} is unknown, or came before")
+            faults.append(f"line {number}: the id {line['id']!r} is unknown, or occurs twice")
         elif not scale[0] <= rating <= scale[1]:
-            faults.append(f"line {number}: {text!r} is no rating from {scale[0]} to {scale[1]}")
+            faults.append(f"line {number}: {text!r} is not a rating from {scale[0]} to {scale[1]}")
         else:
-            found.append([json.loads(answer["row"]), answer["system"], rating, line["note"]])
+            ratings.append([json.loads(answer["row"]), answer["system"], rating, line["note"]])
     if faults:
         raise JudgingError(f"{path}: {'; '.join(faults)}")
-    return pd.DataFrame(found, columns=["row", "system", "rating", "note"])
+    return pd.DataFrame(ratings, columns=["row", "system", "rating", "note"])
 
 
 def _number(text: str) -> float:
@@ -147,9 +154,9 @@ def _number(text: str) -> float:
 def rating_widget(
     table: pd.DataFrame, path: str | Path, scale: tuple[int, int] = (1, 5), seed: int = 42
 ) -> "VBox | Path":
-    """Rate one answer after the other by buttons in a notebook.
+    """Return a widget for rating one answer after the other in a notebook.
 
-    Each rating is saved in the sheet at once; a sheet that is there already is gone on with.
+    Each rating is saved in the sheet at once; rating continues in a sheet that exists.
 
     Args:
         table: see `rating_sheet`.
@@ -158,11 +165,11 @@ def rating_widget(
         seed: of the order, for a new sheet.
 
     Returns:
-        The buttons, for the notebook to show. Without ipywidgets, or where no frontend listens: the
-        path of the sheet, to be filled in by other means.
+        The widget, for the notebook to display. Without ipywidgets, or where nobody is there to
+        click: the path of the sheet, to be filled in with a spreadsheet or an editor.
 
     Raises:
-        JudgingError: see `rating_sheet`; or the sheet is of other answers.
+        JudgingError: see `rating_sheet`; or the sheet has other answers than the table.
     """
     path = Path(path)
     if not path.exists():
@@ -191,11 +198,11 @@ def _rating_box(path: Path, scale: tuple[int, int]) -> "VBox":
     numbers = range(scale[0], scale[1] + 1)
     buttons = [ipywidgets.Button(description=str(n), layout=narrow) for n in numbers]
     ids = [line["id"] for line in _read(path)]
-    at = -1
+    at = -1  # index of the answer that is shown; len(ids) when all are rated
 
-    def show(place: int) -> None:
+    def show(index: int) -> None:
         nonlocal at
-        at = place
+        at = index
         for widget in (note, *buttons):
             widget.disabled = at == len(ids)
         if at == len(ids):
@@ -211,10 +218,11 @@ def _rating_box(path: Path, scale: tuple[int, int]) -> "VBox":
             if name != "id"
         )
 
-    def go_on() -> None:
+    def show_next() -> None:
+        """Show the next answer without a rating: those that follow, then those before."""
         rated = {line["id"] for line in _read(path) if line["rating"]}
         following = [*range(at + 1, len(ids)), *range(at)]
-        show(next((place for place in following if ids[place] not in rated), len(ids)))
+        show(next((index for index in following if ids[index] not in rated), len(ids)))
 
     def rate(button: Any) -> None:
         try:
@@ -223,12 +231,12 @@ def _rating_box(path: Path, scale: tuple[int, int]) -> "VBox":
                 if line["id"] == ids[at]:
                     line |= {"rating": button.description, "note": note.value}
             _write(path, lines)
-            go_on()
+            show_next()
         except (JudgingError, OSError) as error:  # the file is gone, or open elsewhere
             shown.value = f"<p><b>not saved</b><br>{escape(str(error))}</p>"
 
     back.on_click(lambda _: show(max(0, at - 1)))
     for button in buttons:
         button.on_click(rate)
-    go_on()
+    show_next()
     return ipywidgets.VBox([shown, note, ipywidgets.HBox([*buttons, back])])

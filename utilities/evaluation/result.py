@@ -1,4 +1,4 @@
-"""What an evaluation comes to."""
+"""The result of an evaluation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +10,14 @@ from utilities.scores.statistics import Estimate
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """The result of an evaluation.
 
     Attributes:
-        predictions: the prediction table.
-        scores: by system, and by system and each of `group_by`; see `score`. With a refusal also
-            `refusal_precision` and `refusal_recall`; see `errors.refusals`.
+        predictions: the prediction table; see `prediction_table`.
+        scores: by system, and by system and each column of `group_by`; see `score`. With a refusal
+            also `refusal_precision` and `refusal_recall`; see `error_analysis.refusals`.
         comparisons: `model` against every other system; see `compare`.
-        errors: see `errors.error_counts`.
+        errors: see `error_analysis.error_counts`.
         record: models, settings, versions, seconds; as in `scores.json`.
         forgetting: ratio of perplexities on neutral text, when it was measured.
     """

@@ -1,4 +1,4 @@
-"""What the evaluation reads from its config."""
+"""The config of `python -m utilities.evaluation`."""
 
 from typing import Literal
 
@@ -11,50 +11,47 @@ from utilities.prompts.built_in import ConfigPromptFormat
 from utilities.rows.sources import ConfigSource
 from utilities.tracking import Tracking
 
-Similarity = Literal["states", "sentences"]
-
-
 MODEL, BASE, NEAREST, FREQUENT = "model", "base model", "nearest question", "most frequent answer"
 
 
 class EvaluationConfig(StrictModel):
-    """What `python -m utilities.evaluation` reads."""
+    """The config of `python -m utilities.evaluation`."""
 
     model: ModelName
-    """A run folder, or any model to evaluate as it is."""
+    """The model to evaluate: a run folder, or any other model."""
     test: ConfigSource
-    """Where the questions are; see `sources.Source`."""
+    """The rows to answer; their responses are the references."""
     train: ConfigSource | None = None
-    """Where the baselines look up their answers."""
+    """The rows in which the two baselines look up their answers; null leaves the baselines out."""
     base_model: ModelName | None = None
-    """Evaluated beside `model`; None leaves it out."""
+    """A model that is evaluated too; null for none."""
     beside: dict[str, Endpoint | ModelName] = Field(default_factory=dict)
-    """Further systems by name: models, or endpoints (see `endpoints.Endpoint`)."""
+    """Further systems by name: models, or endpoints."""
     prompt_format: ConfigPromptFormat | None = None
-    """By default the one saved with the model, else question and answer."""
-    refusal: str | None = None
-    """Text that marks an answer as turning the question down."""
-    group_by: tuple[str, ...] = ()
-    """Columns of the data to score apart as well, such as `topic`."""
-    generation: Generation = Generation()
-    """How answers are written; see `decoding.Generation`."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
-    use_cpu: bool = False
-    """Leave a GPU alone."""
-    similarity: tuple[Similarity, ...] = ()
-    """Further metrics: `states` compares mean states of `model`, `sentences` needs
-    sentence-transformers.
+    """How a row becomes prompt and response; null for the format saved with the model, or else
+    `question_answer`.
     """
+    refusal: str | None = None
+    """Text that marks an answer as a refusal; null for none."""
+    group_by: tuple[str, ...] = ()
+    """Columns whose values are also scored separately, such as `topic`."""
+    generation: Generation = Generation()
+    """How answers are generated."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Data type of the weights."""
+    use_cpu: bool = False
+    """Whether to compute on the CPU even if there is a GPU."""
+    similarity: tuple[Literal["states"], ...] = ()
+    """Further metrics: `states` compares mean hidden states of `model`."""
     perplexity: bool = True
-    """Measure how likely local models find the references."""
+    """Whether to measure the perplexity of the references under local models."""
     neutral_text: ConfigPath | None = None
-    """A file of paragraphs; what training has cost is measured on them."""
+    """A file of paragraphs on which forgetting is measured; null for none."""
     save_every: int = Field(default=16, ge=1)
-    """Answers between two writings."""
+    """Number of answers after which they are written to disk."""
     tracking: Tracking | None = None
-    """Where scores go besides the folder; see `tracking.Tracking`."""
+    """The tracker that gets the scores; null for none."""
     output_dir: ConfigPath
-    """Gets `predictions.jsonl` and `.parquet`, `scores.json`, `report.html`, `evaluation.log`, and
-    `answers/`, which is what a second run starts from.
+    """The folder for `predictions.jsonl` and `.parquet`, `scores.json`, `report.html`,
+    `evaluation.log`, and `answers/`, from which an interrupted evaluation goes on.
     """

@@ -12,11 +12,11 @@ from utilities.features.tokenization import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class PaddingCollator:
-    """Makes a batch of rows of different length by padding on the right.
+    """Data collator: pads rows of different length on the right.
 
-    Padding is masked by length, never by id, so a padding token that is also the end-of-text token
-    does no harm. Packed rows keep their `position_ids` and get no `attention_mask`: that is what
-    keeps their examples apart.
+    Padding is masked by length, never by id, so the padding token may be the end-of-text token.
+    Packed rows keep their `position_ids` and get no `attention_mask`: that is what keeps their
+    examples apart.
 
     Attributes:
         pad_token_id: fills up `input_ids`.

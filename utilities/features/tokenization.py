@@ -1,21 +1,20 @@
-"""From examples to features: tokenize, mask, shorten, collate.
+"""Tokenization: examples into features, with labels, and shortened where they are too long.
 
-Prompt and response are tokenized apart and joined, so the boundary between them is exact and the
-prompt's ids in training are the ids at generation. Text that looks like a special token stays plain
-text; the only special tokens are the ones put in here, and those of a chat template.
+Prompt and response are tokenized separately and joined, so the boundary between them is exact and
+the prompt has the same ids in training and generation. Text that looks like a special token is
+encoded as plain text; the only special tokens are those added here, and those of a chat template.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset
-from datasets.table import InMemoryTable
 from transformers import PreTrainedTokenizerBase
 
 from utilities.errors import DataError, NothingToLearn
@@ -29,12 +28,12 @@ IGNORE_INDEX = -100
 def encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], beginning: bool = False
 ) -> list[list[int]]:
-    """Turn texts into token ids.
+    """Encode texts as token ids.
 
     Args:
         tokenizer: the model's own.
         texts: any Unicode; `<|endoftext|>` and the like inside them become ordinary tokens. Only
-            in a `ChatText` the pieces that its template marks as special are special.
+            in a `ChatText`, the pieces that its template marks as special are special.
         beginning: put the beginning-of-text token first where this tokenizer does so by itself
             (Llama 2 does, Pythia and SmolLM2 do not). Right for prompts, wrong for responses.
 
@@ -42,7 +41,7 @@ def encode_texts(
         One list of ids per text.
     """
     pieces = [getattr(text, "pieces", None) for text in texts]
-    if any(each is not None for each in pieces):
+    if any(parts is not None for parts in pieces):
         mixed = [p or ((text, False),) for p, text in zip(pieces, texts, strict=True)]
         encoded = _encode_pieces(tokenizer, mixed)
     else:
@@ -64,8 +63,8 @@ def _encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> l
     if backend is None:
         encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
         return encoded["input_ids"]
-    # Nearly twice as fast as the call above, which also makes what is not needed here. It leaves
-    # these three settings behind in the tokenizer too, and sets them anew itself.
+    # Nearly twice as fast as the call above, which also computes what is not needed here. These
+    # settings stay in the tokenizer; the call above sets them itself each time, so it is safe.
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
@@ -75,12 +74,14 @@ def _encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> l
 def _encode_pieces(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[tuple[str, bool]]]
 ) -> list[list[int]]:
+    """Encode texts of which some pieces are special tokens."""
+    # All plain pieces are encoded in one call; then they are taken back in order.
     plain = [part for pieces in texts for part, special in pieces if not special]
     encoded = iter(_encode_plain(tokenizer, plain))
     return [
         list(
             chain.from_iterable(
-                [tokenizer.convert_tokens_to_ids(part)] if special else next(encoded)
+                [cast(int, tokenizer.convert_tokens_to_ids(part))] if special else next(encoded)
                 for part, special in pieces
             )
         )
@@ -99,7 +100,7 @@ COUNTS = (
 
 
 class TokenizedExamples(NamedTuple):
-    """Features, and what became of the examples.
+    """Features, and counts of what was kept, shortened and dropped.
 
     Attributes:
         features: a `Dataset` with `input_ids`, `labels`, `attention_mask` (lists of int of equal
@@ -119,11 +120,10 @@ def tokenize_rows(
     max_length: int,
     shorten: Shorten = "prompt_left",
 ) -> TokenizedExamples:
-    """Turn rows into features: format, shorten, tokenize; see `tokenize_examples`.
+    """Format, shorten and tokenize rows; see `tokenize_examples`.
 
     Raises:
-        DataError: `max_length` leaves no room beside the format's own text, or there is nothing to
-            train on.
+        DataError: `max_length` leaves no room beside the format's own text, or no row is left.
     """
     check_max_length(prompt_format, tokenizer, max_length)
     dropped = 0
@@ -155,25 +155,24 @@ def drop_contexts(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Leave out contexts, the last one first, until a row fits or has none left.
+    """Remove contexts, the last one first, until a row fits or has none left.
 
     Returns:
-        (rows, how many contexts were left out).
+        (rows, number of contexts that were removed).
     """
     rows, dropped = list(rows), 0
-    waiting = list(range(len(rows)))
-    while waiting:
-        turns = _turns([prompt_format.example(rows[index]) for index in waiting], tokenizer)
-        lengths = [sum(len(ids) for turn in each for ids in turn) for each in turns]
-        shorter = {
-            index: prompt_format.without_last_context(rows[index])
-            for index, length in zip(waiting, lengths, strict=True)
-            if length > max_length
-        }
-        waiting = [index for index, row in shorter.items() if row is not None]
-        dropped += len(waiting)
-        for index in waiting:
-            rows[index] = shorter[index]
+    unchecked = list(range(len(rows)))
+    while unchecked:
+        examples = _turns([prompt_format.example(rows[index]) for index in unchecked], tokenizer)
+        lengths = [sum(len(ids) for turn in turns for ids in turn) for turns in examples]
+        too_long = [i for i, length in zip(unchecked, lengths, strict=True) if length > max_length]
+        unchecked = []
+        for index in too_long:
+            shorter = prompt_format.without_last_context(rows[index])
+            if shorter is not None:
+                rows[index] = shorter
+                unchecked.append(index)
+        dropped += len(unchecked)
     return rows, dropped
 
 
@@ -187,18 +186,18 @@ def tokenize_examples(
 
     The labels are −100 on the prompt, and the ids themselves on the response and the one
     end-of-text token after it. When a row is too long its prompt loses tokens from the left, which
-    keeps the line that announces the answer. The response is never cut unless asked: a cut one
-    would teach the model to stop in mid-sentence, so a row whose response leaves no room for a
+    keeps the line that announces the answer. The response is cut only by `response_right`: a cut
+    one would teach the model to stop in mid-sentence, so a row whose response leaves no room for a
     prompt is dropped.
 
     Args:
         examples: dicts with `prompt` and `response`: texts, or in a conversation lists of texts.
         tokenizer: the model's own, with an end-of-text token.
         max_length: tokens a row may have, 3 or more.
-        shorten: what a row that is too long loses; `contexts_first` needs `tokenize_rows`.
+        shorten: how a row that is too long is truncated; `contexts_first` needs `tokenize_rows`.
 
     Raises:
-        DataError: there is nothing to train on, or the tokenizer has no end-of-text token.
+        DataError: no row is left, or the tokenizer has no end-of-text token.
     """
     if max_length < 3:
         raise DataError(f"max_length is {max_length}; prompt, response and end need at least 3")
@@ -206,17 +205,19 @@ def tokenize_examples(
     counts = dict.fromkeys(COUNTS, 0) | {"examples": len(examples)}
     ids, labels, texts = [], [], []
     for example, turns in zip(examples, _turns(examples, tokenizer), strict=True):
-        row = _join(turns)
+        row_ids, row_labels = _join(turns)
         if not _listed(example["response"])[-1].strip():
             counts["dropped_no_response"] += 1
             continue
-        if len(row[0]) > max_length:
-            row, outcome = _shorten(*row, len(turns[-1][1]), max_length, shorten, first)
+        if len(row_ids) > max_length:
+            target = len(turns[-1][1])
+            kept, outcome = _shorten(row_ids, row_labels, target, max_length, shorten, first)
             counts[outcome] += 1
-            if row is None:
+            if kept is None:
                 continue
-        ids.append(row[0])
-        labels.append(row[1])
+            row_ids, row_labels = kept
+        ids.append(row_ids)
+        labels.append(row_labels)
         pairs = zip(_listed(example["prompt"]), _listed(example["response"]), strict=True)
         texts.append("".join(chain.from_iterable(pairs)))
     if not ids:
@@ -237,30 +238,31 @@ def _listed(texts: str | list[str]) -> list[str]:
 def _turns(
     examples: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
 ) -> list[list[tuple[list[int], list[int]]]]:
-    """Return (prompt ids, response ids) of each turn of each example, the end after the last."""
+    """Return (prompt ids, response ids) of each turn of each example; the last has the end."""
     if tokenizer.eos_token_id is None:
         raise DataError("the tokenizer has no end-of-text token; a model could not learn to stop")
-    turns = [
+    texts = [
         list(zip(_listed(example["prompt"]), _listed(example["response"]), strict=True))
         for example in examples
     ]
-    encoded = iter(
-        encode_texts(tokenizer, [text for each in turns for pair in each for text in pair])
-    )
-    tokenized = [[(next(encoded), next(encoded)) for _ in each] for each in turns]
+    # All texts are encoded in one call; then they are taken back in order.
+    flat = [text for turns in texts for turn in turns for text in turn]
+    encoded = iter(encode_texts(tokenizer, flat))
+    tokenized = [[(next(encoded), next(encoded)) for _ in turns] for turns in texts]
     first, end = _beginning(tokenizer), [tokenizer.eos_token_id]
-    for each in tokenized:
-        prompt, response = each[0]
+    for turns in tokenized:
+        prompt, response = turns[0]
         if first and prompt[:1] != first:  # a chat template may have put it there
-            each[0] = (first + prompt, response)
-        prompt, response = each[-1]
-        each[-1] = (prompt, response + end)
+            turns[0] = (first + prompt, response)
+        prompt, response = turns[-1]
+        turns[-1] = (prompt, response + end)
     return tokenized
 
 
 def _join(turns: Sequence[tuple[list[int], list[int]]]) -> tuple[list[int], list[int]]:
     """Return the ids and labels of an example."""
-    ids, labels = [], []
+    ids: list[int] = []
+    labels: list[int] = []
     for prompt, response in turns:
         ids += prompt + response
         labels += [IGNORE_INDEX] * len(prompt) + response
@@ -275,10 +277,18 @@ def _shorten(
     shorten: Shorten,
     first: list[int],
 ) -> tuple[tuple[list[int], list[int]] | None, str]:
-    """Return what is left of a row that is too long, or None, and the name of what was done.
+    """Truncate a row that is too long.
 
-    `target` tokens at the end are the last response; all before it counts as its prompt. A
-    beginning-of-text token stays in its place.
+    Args:
+        ids: of the row.
+        labels: of the row.
+        target: tokens of the last response, at the end; all before it counts as its prompt.
+        max_length: tokens a row may have.
+        shorten: how it is truncated.
+        first: the beginning-of-text token, which is kept in front; may be empty.
+
+    Returns:
+        ((ids, labels) or None where nothing useful is left, the count that this belongs to).
     """
     before, room = len(ids) - target, max_length - target
     if shorten == "response_right" and before < max_length:
@@ -292,18 +302,19 @@ def _shorten(
     start = before - room + lead
     kept = labels[start:]
     # An earlier answer that lost its beginning is read, not learned.
-    whole = next(i for i, label in enumerate(kept) if label == IGNORE_INDEX or start + i == before)
-    kept = [IGNORE_INDEX] * whole + kept[whole:]
+    # It ends at the next prompt, or at the last response.
+    end = next(i for i, label in enumerate(kept) if label == IGNORE_INDEX or start + i == before)
+    kept = [IGNORE_INDEX] * end + kept[end:]
     return (ids[:lead] + ids[start:], labels[:lead] + kept), "prompt_shortened"
 
 
 def features_from(
     columns: Mapping[str, np.ndarray], offsets: np.ndarray, texts: Sequence[str]
 ) -> Dataset:
-    """Return features: row i of a column is `values[offsets[i]:offsets[i + 1]]`.
+    """Return a dataset of features: row i of a column is `values[offsets[i]:offsets[i + 1]]`.
 
     Args:
-        columns: for each name all its values, end to end.
+        columns: for each name all its values, concatenated.
         offsets: where the rows begin, and where the last one ends.
         texts: the `full_text` of each row.
     """
@@ -311,12 +322,17 @@ def features_from(
     table = {n: pa.ListArray.from_arrays(ends, pa.array(v)) for n, v in columns.items()}
     digest = hashlib.sha256(offsets.tobytes())
     for values in columns.values():
-        digest.update(values)
+        digest.update(values.data)
     # Without a fingerprint `Dataset` makes one by pickling it all, which takes longer than packing.
     return Dataset(
-        InMemoryTable(pa.table({**table, "full_text": pa.array(texts, pa.string())})),
+        pa.table({**table, "full_text": pa.array(texts, pa.string())}),
         fingerprint=digest.hexdigest()[:16],
     )
+
+
+def row_lengths(features: Dataset) -> list[int]:
+    """Return the number of tokens in each row of features."""
+    return pc.list_value_length(features.with_format("arrow")[:]["input_ids"]).to_pylist()
 
 
 def features_fingerprint(features: Dataset) -> str:
@@ -327,12 +343,12 @@ def features_fingerprint(features: Dataset) -> str:
         for column in columns:
             rows = batch[column].combine_chunks()
             for values in (pc.list_value_length(rows), rows.flatten()):
-                digest.update(np.ascontiguousarray(values.to_numpy(), dtype=np.int32))
+                digest.update(np.ascontiguousarray(values.to_numpy(), dtype=np.int32).data)
     return digest.hexdigest()[:16]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of what decides a tokenizer's ids, to tell whether data fits a model."""
+    """Return a hash of what decides a tokenizer's ids; equal where data fits a model."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     ends = [tokenizer.eos_token_id, *_beginning(tokenizer)]
     return hashlib.sha256(repr((vocabulary, ends)).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Answers of a model, and how likely it finds texts.
+"""Generation, and log-probabilities of texts.
 
 The names are those of `__init__.pyi`; each loads its module when it is first used.
 """
@@ -13,10 +13,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 class _CallableModule(ModuleType):
-    """This package, which can be called.
+    """This package, made callable.
 
     The labs' cells begin with `from utilities import *` and then call `inference(text, model,
-    tokenizer)`. This package has the same name, so it does what that function does.
+    tokenizer)`. The package has the same name as that function, so calling it calls the function.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> str:

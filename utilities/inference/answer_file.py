@@ -1,4 +1,4 @@
-"""Answers written to a file as they are made, so that a killed evaluation goes on where it was."""
+"""A file of answers, appended to as they are generated, so that evaluation can be resumed."""
 
 import json
 import os
@@ -22,32 +22,32 @@ def collect(
     save_every: int = 16,
     progress: bool = False,
 ) -> list[Answer]:
-    """Return the answers to all prompts, keeping them in a file.
+    """Return the answers to all prompts, and save them in a file on the way.
 
-    The file's first line says what they are answers to: model, settings and prompts. A file of
-    something else is written anew. One of the same is read, and only what it lacks, or what failed,
-    is asked for; what comes out is the same as without interruption.
+    The first line of the file is a header: model, settings and prompts. If the header differs, the
+    file is replaced. If it is the same, only the answers that are missing or failed are generated;
+    the result is the same as without interruption.
 
     Args:
         path: of the file, JSON Lines.
-        answerer: whoever answers.
+        answerer: a local model or an endpoint.
         prompts: texts as a prompt format makes them.
-        settings: how answers are written.
-        origin: says which model it is; anything that JSON can hold.
-        save_every: answers between two writings.
+        settings: of generation.
+        origin: identifies the model; anything that JSON can hold.
+        save_every: answers between two writes, 1 or more.
         progress: show a progress bar.
 
     Returns:
         One answer per prompt, in order.
     """
-    texts = xxhash.xxh3_128_hexdigest("\0".join(prompts).encode("utf-8", "surrogatepass"))
-    head = {"model": origin, "settings": settings.model_dump(mode="json"), "prompts": texts}
-    known = _read(path, head)
+    digest = xxhash.xxh3_128_hexdigest("\0".join(prompts).encode("utf-8", "surrogatepass"))
+    header = {"model": origin, "settings": settings.model_dump(mode="json"), "prompts": digest}
+    answers = _read(path, header)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not known:
-        path.write_text(_line(head), encoding="utf-8")
-    done = [place for place, answer in known.items() if not answer.error]
-    fresh: list[str] = []
+    if not answers:
+        path.write_text(_line(header), encoding="utf-8")
+    done = [index for index, answer in answers.items() if not answer.error]
+    unsaved: list[str] = []
     with (
         path.open("a", encoding="utf-8") as file,
         tqdm(total=len(prompts), desc="generating", unit="answer", disable=not progress) as bar,
@@ -55,39 +55,39 @@ def collect(
         bar.update(len(done))
 
         def save() -> None:
-            file.write("".join(fresh))
+            file.write("".join(unsaved))
             file.flush()
             os.fsync(file.fileno())
-            fresh.clear()
+            unsaved.clear()
 
         try:
-            for place, answer in answerer.answers(prompts, settings, done):
-                if place in known and not known[place].error:
-                    continue  # asked again along with its batch
+            for index, answer in answerer.answers(prompts, settings, done):
+                if index in answers and not answers[index].error:
+                    continue  # generated again along with its batch
                 bar.update(1)
-                known[place] = answer
-                fresh.append(_line({"row": place, **vars(answer)}))
-                if len(fresh) >= save_every:
+                answers[index] = answer
+                unsaved.append(_line({"row": index, **vars(answer)}))
+                if len(unsaved) >= save_every:
                     save()
         finally:
             save()
-    return [known[place] for place in range(len(prompts))]
+    return [answers[index] for index in range(len(prompts))]
 
 
 def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def _read(path: Path, head: dict[str, Any]) -> dict[int, Answer]:
-    """Return the answers of a file that begins with this head, and cut off a torn last line."""
+def _read(path: Path, header: dict[str, Any]) -> dict[int, Answer]:
+    """Return a file's answers by index if it has this header; cut off an incomplete last line."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return {}
-    whole = content[: content.rfind(b"\n") + 1]
-    lines = [json.loads(line) for line in whole.splitlines()]
-    if not lines or lines[0] != head:
+    complete = content[: content.rfind(b"\n") + 1]
+    lines = [json.loads(line) for line in complete.splitlines()]
+    if not lines or lines[0] != header:
         return {}
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
+    if len(complete) < len(content):
+        os.truncate(path, len(complete))
     return {line.pop("row"): Answer(**line) for line in lines[1:]}

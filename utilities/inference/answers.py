@@ -1,4 +1,4 @@
-"""Answers, and whatever gives them."""
+"""The interface of models that answer prompts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ Stopped = Literal["end_of_text", "stop_string", "max_new_tokens", "error"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What was written for one prompt.
+    """The answer to one prompt.
 
     Attributes:
         text: the answer, cut before a stop string, white space at both ends removed.
         stopped: what ended it.
-        tokens: how many were written, end-of-text included.
+        tokens: number of generated tokens, end-of-text included.
         log_probability: of all of them together, in nats; None where it is not known.
         error: why there is no answer; None when there is one.
         ids: the tokens, without end-of-text; empty where they are not known.
@@ -31,17 +31,17 @@ class Answer:
 
 
 class Answerer(Protocol):
-    """Whatever answers prompts: a `LocalModel`, or an `endpoints.Endpoint`."""
+    """The interface of a `LocalModel` and an `Endpoint`."""
 
     def answers(
         self, prompts: Sequence[str], settings: Generation, skip: Sequence[int] = ()
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield the place of each prompt and its answer, as they get ready.
+        """Yield the index of each prompt and its answer, as they get ready.
 
         Args:
             prompts: texts as a prompt format makes them.
-            settings: how answers are written.
-            skip: places of prompts that need no answer any more.
+            settings: of generation.
+            skip: indices of prompts that need no answer.
         """
 
 

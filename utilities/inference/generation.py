@@ -1,46 +1,46 @@
-"""How answers are written: the settings of generation."""
+"""The settings of generation."""
 
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from utilities.config import StrictModel
+from utilities.config import StrictModel, faults_in_words
 from utilities.errors import GenerationError
 
 
 class Generation(StrictModel):
-    """How answers are written."""
+    """Settings of decoding: length, sampling, penalties, beams and batches."""
 
     max_new_tokens: int = Field(default=60, ge=1)
-    """Tokens an answer may have; the prompt does not count."""
+    """Tokens an answer may have, 1 or more; the prompt does not count."""
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """0 takes the likeliest token always (greedy); above, tokens are drawn, and higher is more
-    varied.
+    """0 always takes the likeliest token (greedy); above 0, tokens are sampled, and higher values
+    give more variety.
     """
     top_k: int | None = Field(default=None, ge=1)
-    """Draw among that many likeliest tokens only."""
+    """Sample among that many likeliest tokens only."""
     top_p: float | None = Field(default=None, gt=0, le=1)
-    """Draw among the likeliest tokens that together have this probability, 0 to 1."""
+    """Nucleus sampling: among the likeliest tokens that together have this probability, 0 to 1."""
     repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """1 is none; above, tokens of the prompt and answer become less likely."""
+    """1 is none; above 1, tokens of the prompt and answer become less likely."""
     no_repeat_ngram_size: int = Field(default=0, ge=0)
-    """No run of so many tokens comes twice, prompt included; 0 allows all."""
+    """No n-gram of this many tokens occurs twice, prompt included; 0 allows all."""
     num_beams: int = Field(default=1, ge=1)
-    """Answers kept in view at once; 1 keeps one. Only with temperature 0."""
+    """Beams of beam search; 1 is greedy. Only with temperature 0."""
     seed: int = Field(default=42, ge=0)
-    """Of the drawing. What is drawn for a prompt depends on it and the prompt's place, not on the
-    batch, last digits apart.
+    """Of sampling. A prompt's random numbers depend on it and on the prompt's index, not on the
+    batch.
     """
     stop: tuple[str, ...] | None = None
-    """Strings that end an answer, which is cut before them; null for the prompt format's."""
+    """Strings that end an answer, which is cut before them; null takes the prompt format's."""
     max_prompt_tokens: int | None = Field(default=None, ge=1)
-    """Longer prompts are shortened; null for what the context leaves."""
+    """Longer prompts are truncated; null allows what the context leaves."""
     shorten: Literal["left", "right"] = "left"
-    """The side on which a long prompt loses tokens. A format that ends in a cue such as `###
+    """The side on which a long prompt is truncated. A format that ends in a cue such as `###
     Answer:` needs its right side.
     """
     batch_tokens: int = Field(default=16384, ge=1)
-    """Tokens of prompts and answers in a batch. More is faster up to a point, and takes more
+    """Tokens of prompts and answers in a batch. More is faster up to a point, and needs more
     memory.
     """
 
@@ -64,7 +64,4 @@ def settings_for(numbers: dict[str, Any]) -> Generation:
     try:
         return Generation(**numbers)
     except ValidationError as error:
-        faults = (
-            f"{'.'.join(map(str, f['loc'])) or 'settings'}: {f['msg']}" for f in error.errors()
-        )
-        raise GenerationError("; ".join(faults)) from None
+        raise GenerationError("; ".join(faults_in_words(error, Generation))) from None

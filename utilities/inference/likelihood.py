@@ -1,8 +1,9 @@
-"""What a model thinks of texts: how likely they are, and where they lie among its states."""
+"""Log-probabilities and mean hidden states of texts."""
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from utilities.features.tokenization import encode_texts
 from utilities.inference.padding import BATCH_TOKENS, batches, padded
 from utilities.models.output_head import has_plain_head, hidden_in_place_of_logits, likeliest
+from utilities.upstream import cache_argument
 
 
 def log_probabilities(
@@ -20,7 +22,7 @@ def log_probabilities(
     responses: Sequence[str],
     batch_tokens: int = BATCH_TOKENS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how likely a model finds each response, given its prompt.
+    """Return the log-probability of each response, given its prompt.
 
     Args:
         model: a causal language model, in evaluation mode.
@@ -38,14 +40,14 @@ def log_probabilities(
     end = [tokenizer.eos_token_id]
     before = encode_texts(tokenizer, prompts, beginning=True)
     after = [ids + end for ids in encode_texts(tokenizer, responses)]
-    places = [place for place, ids in enumerate(after) if len(ids) < context]
+    fitting = [index for index, ids in enumerate(after) if len(ids) < context]
     pairs = []
-    for place in places:
-        room = int(min(context - len(after[place]), len(before[place])))
-        pairs.append((before[place][-room:] or end, after[place]))
+    for index in fitting:
+        room = int(min(context - len(after[index]), len(before[index])))
+        # There must be one token to continue from.
+        pairs.append((before[index][-room:] or end, after[index]))
     values = np.full(len(after), np.nan)
-    known = log_probabilities_of_ids(model, pairs, tokenizer.pad_token_id, batch_tokens)
-    values[places] = known
+    values[fitting] = log_probabilities_of_ids(model, pairs, tokenizer.pad_token_id, batch_tokens)
     return values, np.array([len(ids) for ids in after], dtype=np.int64)
 
 
@@ -58,14 +60,14 @@ def log_probabilities_of_ids(
 ) -> list[float]:
     """Return the log-probability of each pair's second ids after its first, in nats."""
     sums = [0.0] * len(pairs)
-    for places in batches([len(a) + len(b) for a, b in pairs], batch_tokens):
-        ids, mask = padded([[*pairs[place][0], *pairs[place][1]] for place in places], pad)
-        lengths = [len(pairs[place][1]) for place in places]
-        logits = _run(model, ids, mask, logits_to_keep=max(lengths) + 1).logits[:, :-1]
-        for place, length, row, target in zip(places, lengths, logits, ids, strict=True):
+    for indices in batches([len(a) + len(b) for a, b in pairs], batch_tokens):
+        ids, mask = padded([[*pairs[index][0], *pairs[index][1]] for index in indices], pad)
+        lengths = [len(pairs[index][1]) for index in indices]
+        logits = _forward(model, ids, mask, logits_to_keep=max(lengths) + 1).logits[:, :-1]
+        for index, length, row, target in zip(indices, lengths, logits, ids, strict=True):
             scores, target = row[-length:].float(), target[-length:, None].to(row.device)
-            chances = scores.gather(1, target)[:, 0] - scores.logsumexp(1)
-            sums[place] = chances.cpu().double().sum().item()  # some GPUs have no float64
+            log_probabilities = scores.gather(1, target)[:, 0] - scores.logsumexp(1)
+            sums[index] = log_probabilities.cpu().double().sum().item()  # some GPUs lack float64
     return sums
 
 
@@ -77,7 +79,7 @@ def choice_log_probabilities(
     batch_tokens: int = BATCH_TOKENS,
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[list[tuple[float, bool]]]:
-    """Return how likely each choice is after its question, which is read once for all of them.
+    """Return the log-probability of each choice after its question, which is read only once.
 
     Args:
         model: a causal language model, in evaluation mode.
@@ -90,31 +92,34 @@ def choice_log_probabilities(
         For each question and choice, the log-probability in nats, and whether greedy decoding would
         write the choice.
     """
-    found: list[list[tuple[float, bool]]] = [[] for _ in questions]
-    sizes = [sum(len(asked) + len(choice) for choice in choices) for asked, choices in questions]
+    results: list[list[tuple[float, bool]]] = [[] for _ in questions]
+    sizes = [sum(len(ids) + len(choice) for choice in choices) for ids, choices in questions]
     head = model.get_output_embeddings()
     fast = model.device.type == "cpu" and has_plain_head(model)
-    for places in _within(sizes, batch_tokens):
-        chosen = [questions[place] for place in places]
+    for indices in _within(sizes, batch_tokens):
+        batch = [questions[index] for index in indices]
         with hidden_in_place_of_logits(head) if fast else contextlib.nullcontext():
-            first, rest = _read_choices(model, chosen, pad)
-        targets = [choice for _, choices in chosen for choice in choices]
-        owner = [n for n, (_, choices) in enumerate(chosen) for _ in choices]
+            first, rest = _read_choices(model, batch, pad)
+        choices = [choice for _, choices in batch for choice in choices]
+        owner = [n for n, (_, choices) in enumerate(batch) for _ in choices]
+        # A choice's first token is predicted at the end of its question, which all choices share;
+        # the other tokens at the one before. So the first tokens of all choices come first, then
+        # the other tokens of the first choice, of the second, and so on.
         states = torch.cat([first[owner], rest])
-        tokens = [choice[0] for choice in targets]
-        tokens = torch.tensor(tokens + [t for choice in targets for t in choice[1:]])
-        scores, greedy = _of_tokens(states, tokens.to(states.device), head.weight if fast else None)
-        scores = scores.cpu().double()  # some GPUs have no float64
-        sums, start = scores[: len(targets)].tolist(), len(targets)
-        all_greedy = greedy[: len(targets)].tolist()
-        for n, choice in enumerate(targets):
+        others = [token for choice in choices for token in choice[1:]]
+        tokens = torch.tensor([choice[0] for choice in choices] + others).to(states.device)
+        scores, greedy = _of_tokens(states, tokens, head.weight if fast else None)
+        scores = scores.cpu().double()  # some GPUs lack float64
+        sums, start = scores[: len(choices)].tolist(), len(choices)
+        all_greedy = greedy[: len(choices)].tolist()
+        for n, choice in enumerate(choices):
             part = slice(start, start + len(choice) - 1)
             sums[n] += scores[part].sum().item()
             all_greedy[n] &= bool(greedy[part].all())
             start = part.stop
-            found[places[owner[n]]].append((sums[n], all_greedy[n]))
-        progress(len(places))
-    return found
+            results[indices[owner[n]]].append((sums[n], all_greedy[n]))
+        progress(len(indices))
+    return results
 
 
 def _read_choices(
@@ -122,16 +127,17 @@ def _read_choices(
     questions: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
     pad: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what comes out at the questions' ends, and at all but the last tokens of choices."""
-    ids, mask = padded([asked for asked, _ in questions], pad)
-    cache = DynamicCache(config=model.config)
-    output = _run(model, ids, mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    first = output.logits[:, -1]
+    """Return the model's output at the questions' ends, and at all but the choices' last tokens."""
+    ids, mask = padded([question for question, _ in questions], pad)
+    cached: dict[str, Any] = {"use_cache": True}
+    cache = cached[cache_argument(model)] = DynamicCache(config=model.config)
+    first = _forward(model, ids, mask, logits_to_keep=1, **cached).logits[:, -1]
     owner = [n for n, (_, choices) in enumerate(questions) for _ in choices]
     read = [choice[:-1] for _, choices in questions for choice in choices]
     longest = max(map(len, read))
     if not longest:
         return first, first[:0]
+    # Each choice gets a copy of its question's keys and values.
     cache.batch_select_indices(torch.tensor(owner, device=model.device))
     lengths = torch.tensor([len(choice) for choice in read])
     more = torch.tensor([[*choice, *[pad] * (longest - len(choice))] for choice in read])
@@ -141,8 +147,7 @@ def _read_choices(
         input_ids=more.to(model.device),
         attention_mask=torch.cat([mask[owner], real.long()], dim=1).to(model.device),
         position_ids=(start[:, None] + torch.arange(longest)).to(model.device),
-        past_key_values=cache,
-        use_cache=True,
+        **cached,
     )
     return first, output.logits[real.to(model.device)]
 
@@ -150,9 +155,9 @@ def _read_choices(
 def _of_tokens(
     states: torch.Tensor, tokens: torch.Tensor, weight: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log-probabilities of tokens, and whether each is the likeliest.
+    """Return the tokens' log-probabilities, and whether each is the likeliest.
 
-    `states` are logits; with a head's `weight`, what goes into the head.
+    `states` are logits, or with the `weight` of a head what goes into the head.
     """
     if weight is None:
         logits = states.float()
@@ -163,15 +168,15 @@ def _of_tokens(
 
 
 def _within(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield places of like size, the largest first, whose sum is within a budget."""
-    places: list[int] = []
-    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
-        if places and sum(sizes[p] for p in places) + sizes[place] > budget:
-            yield places
-            places = []
-        places.append(place)
-    if places:
-        yield places
+    """Yield indices of similar size, the largest first, whose sizes sum up to a budget at most."""
+    indices: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        if indices and sum(sizes[i] for i in indices) + sizes[index] > budget:
+            yield indices
+            indices = []
+        indices.append(index)
+    if indices:
+        yield indices
 
 
 @torch.inference_mode()
@@ -181,10 +186,10 @@ def mean_states(
     texts: Sequence[str],
     batch_tokens: int = BATCH_TOKENS,
 ) -> np.ndarray:
-    """Return the mean of the last layer's states over the tokens of each text.
+    """Return the mean of the last layer's hidden states over the tokens of each text.
 
-    Texts of like meaning tend to have vectors in like directions; of a small language model that
-    was not trained for it, only roughly.
+    Texts of similar meaning tend to have vectors of similar direction; only roughly so in a small
+    language model that was not trained for it.
 
     Returns:
         float32 of shape (n, hidden size).
@@ -192,15 +197,16 @@ def mean_states(
     context = getattr(model.config, "max_position_embeddings", None)
     encoded = [ids[:context] or [tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts)]
     vectors = np.empty((len(encoded), model.config.hidden_size), dtype=np.float32)
-    for places in batches([len(ids) for ids in encoded], batch_tokens):
-        ids, mask = padded([encoded[place] for place in places], tokenizer.pad_token_id)
-        output = _run(model, ids, mask, logits_to_keep=1, output_hidden_states=True)
+    for indices in batches([len(ids) for ids in encoded], batch_tokens):
+        ids, mask = padded([encoded[index] for index in indices], tokenizer.pad_token_id)
+        output = _forward(model, ids, mask, logits_to_keep=1, output_hidden_states=True)
         states = output.hidden_states[-1].float().cpu() * mask[..., None]
-        vectors[places] = (states.sum(1) / mask.sum(1, keepdim=True)).numpy()
+        vectors[indices] = (states.sum(1) / mask.sum(1, keepdim=True)).numpy()
     return vectors
 
 
-def _run(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, **options):
+def _forward(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
+    """Run the model on rows that are padded on the left; positions count real tokens only."""
     return model(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),

@@ -1,8 +1,8 @@
-"""Answers to prompts: many at once, each as it would be alone, with what it takes to judge them.
+"""Batched generation with a model in this process; each answer is as it would be alone.
 
-Prompts of like length are answered together, under a budget of tokens. Each answer comes with its
-log-probability and the reason why it ended. In float32 the batches change last digits at most;
-a drawn token can turn on one, a greedy one hardly ever.
+Prompts of similar length are answered together, under a budget of tokens. Each answer comes with
+its log-probability and the reason why it ended. In float32 batching changes last digits at most;
+that can change a sampled token, and hardly ever a greedy one.
 
     from utilities import models
     from utilities.inference import Generation, LocalModel, generate
@@ -17,10 +17,11 @@ What is an epoch?
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -31,6 +32,7 @@ from utilities.inference.decoding import Batch
 from utilities.inference.generation import Generation, settings_for
 from utilities.inference.likelihood import log_probabilities_of_ids
 from utilities.inference.padding import batches, padded
+from utilities.models.modes import evaluation_mode
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class LocalModel:
     def answers(
         self, prompts: Sequence[str], settings: Generation, skip: Sequence[int] = ()
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield the place of each prompt and its answer, as they get ready: long prompts first.
+        """Yield the index of each prompt and its answer, as they get ready: long prompts first.
 
         A batch that fails, for lack of memory say, is tried again in halves; a prompt that fails
         alone gets an answer that holds the error.
@@ -64,20 +66,15 @@ class LocalModel:
     def answers_to_ids(
         self, prompts: Sequence[Sequence[int]], settings: Generation, skip: Sequence[int] = ()
     ) -> Iterator[tuple[int, Answer]]:
-        """Do the work of `answers` for prompts that are tokenized already."""
+        """Answer prompts that are tokenized already; otherwise as `answers`."""
         shortened = [self._shortened(ids, settings) for ids in prompts]
         done = set(skip)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            for places in batches(
-                [len(ids) + settings.max_new_tokens for ids in shortened], settings.batch_tokens
-            ):
-                # A batch as a whole, or its other answers would change in their last digits.
-                if not done.issuperset(places):
-                    yield from self._batch(places, shortened, settings)
-        finally:
-            self.model.train(was_training)
+        with evaluation_mode(self.model):
+            lengths = [len(ids) + settings.max_new_tokens for ids in shortened]
+            for indices in batches(lengths, settings.batch_tokens):
+                # The batch stays complete: in a smaller one the last digits would change.
+                if not done.issuperset(indices):
+                    yield from self._batch(indices, shortened, settings)
 
     def _shortened(self, ids: Sequence[int], settings: Generation) -> Sequence[int]:
         context = getattr(self.model.config, "max_position_embeddings", None) or math.inf
@@ -92,58 +89,64 @@ class LocalModel:
         return ids or [self.tokenizer.eos_token_id]  # there must be one token to continue from
 
     def _batch(
-        self, places: Sequence[int], prompts: Sequence[Sequence[int]], settings: Generation
+        self, indices: Sequence[int], prompts: Sequence[Sequence[int]], settings: Generation
     ) -> Iterator[tuple[int, Answer]]:
-        chosen, ready = [prompts[place] for place in places], set()
-        write = self._beams if settings.num_beams > 1 else self._tokens
+        """Answer the prompts of these indices together; when that fails, in two halves."""
+        chosen, ready = [prompts[index] for index in indices], set()
+        decode = self._beams if settings.num_beams > 1 else self._tokens
         try:
-            for row, answer in write(chosen, settings, places):
-                ready.add(places[row])
-                yield places[row], answer
+            for row, answer in decode(chosen, settings, indices):
+                ready.add(indices[row])
+                yield indices[row], answer
             return
         except RuntimeError as error:  # PyTorch's, out of memory among them
-            told = f"{type(error).__name__}: {error}"
-        # Out of the block above, or the error would keep the batch in memory.
-        left = [place for place in places if place not in ready]
+            message = f"{type(error).__name__}: {error}"
+        # Outside the block above: there the exception would keep the batch in memory.
+        left = [index for index in indices if index not in ready]
         if len(left) == 1:
-            yield left[0], Answer("", "error", error=told)
+            yield left[0], Answer("", "error", error=message)
             return
-        logger.warning("a batch of %d failed, trying its halves: %s", len(left), told)
+        logger.warning("a batch of %d failed, trying its halves: %s", len(left), message)
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):
             yield from self._batch(half, prompts, settings)
 
     def _tokens(
         self, prompts: Sequence[Sequence[int]], settings: Generation, seeds: Sequence[int]
     ) -> Iterator[tuple[int, Answer]]:
+        """Yield the row of each prompt and its answer, from this package's decoding loop."""
         batch = Batch(self.model, prompts, settings, self.tokenizer.pad_token_id, seeds)
         ends, stop = self._end_ids(), settings.stop or ()
         ids: list[list[int]] = [[] for _ in prompts]
         sums = [0.0] * len(prompts)
-        while batch.places:
+        while batch.indices:
             ended = set()
             for token in batch.step():
-                answer, place = ids[token.place], token.place
+                answer, row = ids[token.index], token.index
                 answer.append(token.id)
-                sums[place] += token.log_probability
-                if not math.isfinite(sums[place]):
-                    told = "the model's scores are not finite; are its weights, in this dtype?"
-                    ended.add(place)
-                    yield place, Answer("", "error", len(answer), error=told)
+                sums[row] += token.log_probability
+                if not math.isfinite(sums[row]):
+                    message = "the model's scores are not finite; are its weights, in this dtype?"
+                    ended.add(row)
+                    yield row, Answer("", "error", len(answer), error=message)
                 elif reason := self._reason(answer, ends, stop, settings):
-                    ended.add(place)
-                    yield place, self._answer(answer, reason, sums[place], stop)
+                    ended.add(row)
+                    yield row, self._answer(answer, reason, sums[row], stop)
             batch.drop(ended)
 
     def _beams(
         self, prompts: Sequence[Sequence[int]], settings: Generation, _: Sequence[int]
     ) -> Iterator[tuple[int, Answer]]:
-        """Leave it to the library, which writes all answers of a batch to their end."""
+        """Yield the row of each prompt and its answer, from the library's beam search.
+
+        It decodes all answers of a batch to their end.
+        """
         pad = self.tokenizer.pad_token_id
         rows, mask = padded(prompts, pad)
-        extra = {}
+        extra: dict[str, Any] = {}
         if settings.stop:
             extra = {"stop_strings": list(settings.stop), "tokenizer": self.tokenizer}
-        output = self.model.generate(
+        generate = cast(Callable[..., torch.Tensor], self.model.generate)
+        output = generate(
             input_ids=rows.to(self.model.device),
             attention_mask=mask.to(self.model.device),
             do_sample=False,
@@ -158,9 +161,10 @@ class LocalModel:
         ends, stop = self._end_ids(), settings.stop or ()
         answers = []
         for ids in output[:, rows.shape[1] :].tolist():
-            steps = range(1, len(ids) + 1)
-            reasons = ((n, self._reason(ids[:n], ends, stop, settings)) for n in steps)
-            length, reason = next((n, why) for n, why in reasons if why)
+            # What follows an answer's end is padding.
+            lengths = range(1, len(ids) + 1)
+            reasons = ((n, self._reason(ids[:n], ends, stop, settings)) for n in lengths)
+            length, reason = next((n, reason) for n, reason in reasons if reason)
             answers.append((ids[:length], reason))
         pairs = list(zip(prompts, [ids for ids, _ in answers], strict=True))
         scores = log_probabilities_of_ids(self.model, pairs, pad, settings.batch_tokens)
@@ -168,6 +172,7 @@ class LocalModel:
             yield row, self._answer(ids, reason, score, stop)
 
     def _end_ids(self) -> set[int]:
+        """Return every token that ends an answer; some models have several."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         several = configured if isinstance(configured, list) else [configured]
         return {self.tokenizer.eos_token_id, *several} - {None}
@@ -175,13 +180,13 @@ class LocalModel:
     def _reason(
         self, ids: list[int], ends: set[int], stop: Sequence[str], settings: Generation
     ) -> Stopped | None:
-        """Say what ends an answer at its last token, if anything does."""
+        """Return what ends an answer at its last token, or None."""
         if ids[-1] in ends:
             return "end_of_text"
         if stop:
-            # A token holds a byte at least, so the end of the text is enough to look at.
+            # A token holds a byte at least, so a stop string lies within this many tokens.
             window = max(len(mark.encode()) for mark in stop) + 1
-            tail = self.tokenizer.decode(ids[-window:], skip_special_tokens=True)
+            tail = self._decode(ids[-window:])
             if any(mark in tail for mark in stop):
                 return "stop_string"
         return "max_new_tokens" if len(ids) == settings.max_new_tokens else None
@@ -190,8 +195,12 @@ class LocalModel:
         self, ids: list[int], reason: Stopped, log_probability: float, stop: Sequence[str]
     ) -> Answer:
         kept = ids[:-1] if reason == "end_of_text" else ids
-        text = cut(self.tokenizer.decode(kept, skip_special_tokens=True), stop)
+        text = cut(self._decode(kept), stop)
         return Answer(text, reason, len(ids), log_probability, ids=kept)
+
+    def _decode(self, ids: list[int]) -> str:
+        # Of a list of lists the library returns a list of texts.
+        return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def stream(self, prompt: str, settings: Generation) -> Iterator[str]:
         """Yield the answer to one prompt piece by piece, as it is written.
@@ -199,25 +208,27 @@ class LocalModel:
         The pieces together are the text that `answers` gives. What may turn out to be the beginning
         of a stop string, white space at the end, or half a character, is held back.
         """
-        (ids,) = encode_texts(self.tokenizer, [prompt], beginning=True)
-        ids = self._shortened(ids, settings)
+        (encoded,) = encode_texts(self.tokenizer, [prompt], beginning=True)
+        ids = self._shortened(encoded, settings)
         if settings.num_beams > 1:
             raise GenerationError("beams are known at their end only; stream with num_beams 1")
         batch = Batch(self.model.eval(), [ids], settings, self.tokenizer.pad_token_id, [0])
-        ends, stop, answer, told = self._end_ids(), settings.stop or (), [], 0
-        reason = None
+        ends, stop = self._end_ids(), settings.stop or ()
+        answer: list[int] = []
+        shown, reason = 0, None
         while reason is None:
             answer.append(batch.step()[0].id)
             reason = self._reason(answer, ends, stop, settings)
-            text = self.tokenizer.decode(answer, skip_special_tokens=True)
-            text = cut(text, stop) if reason else _certain(text, stop)
-            if len(text) > told:
-                yield text[told:]
-                told = len(text)
+            text = self._decode(answer)
+            text = cut(text, stop) if reason else _settled(text, stop)
+            if len(text) > shown:
+                yield text[shown:]
+                shown = len(text)
 
 
-def _certain(text: str, stop: Sequence[str]) -> str:
-    """Return what of a growing text can be shown already."""
+def _settled(text: str, stop: Sequence[str]) -> str:
+    """Return the part of a growing text that no later token can change."""
+    # Half a character decodes to the replacement character.
     text = text.lstrip().rstrip("\N{REPLACEMENT CHARACTER}")
     beginnings = {mark[:n] for mark in stop for n in range(1, len(mark))}
     held = max((len(part) for part in beginnings if text.endswith(part)), default=0)
@@ -240,7 +251,7 @@ def generate(
         tokenizer: the model's own, with a padding token.
         prompts: texts as a prompt format makes them.
         max_new_tokens: tokens an answer may have, 1 or more; the prompt does not count.
-        stop: strings that end an answer, such as `prompt_format.stop`; the answer is cut before
+        stop: strings that end an answer, such as `PromptFormat.stop`; the answer is cut before
             the first of them. A tuned model stops by itself, a base model needs this.
         progress: show a progress bar.
         settings: further fields of `Generation`.
@@ -255,13 +266,12 @@ def generate(
         `generate(model, tokenizer, [QUESTION_ANSWER.prompt({"question": "What is an epoch?"})])`
     """
     prompts = list(prompts)
-    wanted = settings_for({"max_new_tokens": max_new_tokens, "stop": tuple(stop), **settings})
-    found = LocalModel(model, tokenizer).answers(prompts, wanted)
-    found = tqdm(found, "generating", len(prompts), unit="answer", disable=not progress)
-    answers = dict(found)
+    generation = settings_for({"max_new_tokens": max_new_tokens, "stop": tuple(stop), **settings})
+    pairs = LocalModel(model, tokenizer).answers(prompts, generation)
+    answers = dict(tqdm(pairs, "generating", len(prompts), unit="answer", disable=not progress))
     if failed := [answer.error for answer in answers.values() if answer.error]:
         raise GenerationError(f"{len(failed)} of {len(prompts)} prompts failed: {failed[0]}")
-    return [answers[place].text for place in range(len(prompts))]
+    return [answers[index].text for index in range(len(prompts))]
 
 
 def answer_ids(
@@ -273,7 +283,7 @@ def answer_ids(
     """Return greedy answers to tokenized prompts as ids, without end-of-text; see `generate`."""
     settings = settings_for({"max_new_tokens": max_new_tokens})
     answers = dict(LocalModel(model, tokenizer).answers_to_ids(prompts, settings))
-    return [answers[place].ids for place in range(len(prompts))]
+    return [answers[index].ids for index in range(len(prompts))]
 
 
 def inference(
@@ -297,4 +307,4 @@ def inference(
     """
     (ids,) = encode_texts(tokenizer, [text], beginning=True)
     (answer,) = answer_ids(model, tokenizer, [ids[-max_input_tokens:]], max_output_tokens)
-    return tokenizer.decode(answer, skip_special_tokens=True).strip()
+    return cast(str, tokenizer.decode(answer, skip_special_tokens=True)).strip()

@@ -1,4 +1,4 @@
-"""Models: which one runs, where it comes from, loading it, and which of its weights are trained.
+"""Models: selection, loading, freezing, and LoRA adapters.
 
 The names are those of `__init__.pyi`; each loads its module when it is first used.
 """

@@ -1,15 +1,15 @@
-"""Which model runs, where its weights come from, and loading them.
+"""Model selection: which model runs, and where its files are.
 
-    python -m utilities.models where     what would be taken, and why
-    python -m utilities.models fetch     get the offline model
-    python -m utilities.models list      the models that are on this machine
+    python -m utilities.models where     show which model would be used, and why
+    python -m utilities.models fetch     fetch the offline model
+    python -m utilities.models list      list the models on this machine
     python -m utilities.models export RUN FOLDER
                                          write a run's model, an adapter merged, for other tools
 
 `COURSE_MODEL` names the model: a hub id, a folder, or `auto` (the default). `auto` is
-`EleutherAI/pythia-70m` where the hub or its cache has it, else the offline model. One probe of at
-most 3 seconds decides, once a process. The choice and its reason are always told, and recorded
-with every run. Weights come from safetensors files only; code from a hub is never run.
+`EleutherAI/pythia-70m` if the hub or its cache has it, else the offline model. One probe of at most
+3 seconds decides, once per process. The choice and its reason are always printed, and recorded with
+every run. Weights come from safetensors files only; code from a hub is never run.
 """
 
 import json
@@ -28,13 +28,13 @@ DEFAULT_MODEL = "EleutherAI/pythia-70m"
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model, where it comes from, and why it was chosen.
+    """A chosen model, its origin, and the reason for the choice.
 
     Attributes:
         name: what the model is. A stand-in carries its own name, never the original's.
         source: `hub`, `hub cache`, `offline model` or `folder`.
-        reason: one clause for people.
-        folder: where the files are; None until a hub model has been downloaded.
+        reason: a clause that completes "because …".
+        folder: of the files; None until a hub model has been downloaded.
     """
 
     name: str
@@ -46,44 +46,45 @@ class ModelChoice:
         return f"{self.name} from the {self.source}, because {self.reason}"
 
     def record(self) -> dict[str, str]:
-        """Return name, source and reason, as they go into a run folder, and a folder's place."""
-        is_folder = self.source == "folder" and self.folder
-        place = {"folder": str(self.folder.resolve())} if is_folder else {}
-        return {"name": self.name, "source": self.source, "reason": self.reason, **place}
+        """Return name, source and reason for a run's record; of a folder also its path."""
+        record = {"name": self.name, "source": self.source, "reason": self.reason}
+        if self.source == "folder" and self.folder:
+            record["folder"] = str(self.folder.resolve())
+        return record
 
 
 def choose(name: str = "auto", weights: bool = True) -> ModelChoice:
-    """Decide which model to take, without downloading it.
+    """Choose a model, without downloading it.
 
     Args:
-        name: a hub id, a folder, or `auto`: what `COURSE_MODEL` names, and when that is not set or
-            is `auto` too, the default model or the offline one.
-        weights: a folder must hold them; without, config and tokenizer are enough.
+        name: a hub id, a folder, or `auto`: the model that `COURSE_MODEL` names, or, if that is not
+            set or is `auto` too, the default model or the offline one.
+        weights: whether a folder must hold weights; config and tokenizer are enough otherwise.
 
     Raises:
-        ModelError: the named model does not exist or cannot be reached, or `auto` finds neither a
+        ModelError: the named model does not exist or is not reachable, or `auto` finds neither the
             hub nor the offline model.
     """
-    asked = f"{name} was asked for"
+    reason = f"{name} was asked for"
     if name == "auto":
         name = os.environ.get("COURSE_MODEL") or "auto"
-        asked = f"COURSE_MODEL is {name}"
+        reason = f"COURSE_MODEL is {name}"
     if name == "auto":
         return _choose_automatically()
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _from_folder(folder, asked, weights)
+        return _from_folder(folder, reason, weights)
     if name.startswith((".", "~", "/")) or name.count("/") > 1:
         raise ModelError(f"there is no model folder {name}")
     if cached := _in_hub_cache(name):
-        return ModelChoice(name, "hub cache", asked, cached)
+        return ModelChoice(name, "hub cache", reason, cached)
     state = probe(name)
     if state != "there":
         raise ModelError(
             f"cannot get the model {name!r}: {state}. Check the name and the network "
             "(gated models need HF_TOKEN), or set COURSE_MODEL=auto"
         )
-    return ModelChoice(name, "hub", asked)
+    return ModelChoice(name, "hub", reason)
 
 
 def _choose_automatically() -> ModelChoice:
@@ -102,7 +103,7 @@ def _choose_automatically() -> ModelChoice:
 
 def _from_folder(folder: Path, reason: str, weights: bool) -> ModelChoice:
     if problem := what_is_missing(folder, weights):
-        raise ModelError(f"{folder} is no model folder: {problem}")
+        raise ModelError(f"{folder} is not a model folder: {problem}")
     if folder.resolve() == offline.offline_folder().resolve():
         return ModelChoice(offline.NAME, "offline model", reason, folder)
     record = folder / "run.json"
@@ -113,22 +114,25 @@ def _from_folder(folder: Path, reason: str, weights: bool) -> ModelChoice:
 
 
 def what_is_missing(folder: Path, weights: bool = True) -> str | None:
-    """Name the first file a model folder lacks; None when it is complete."""
-    if adapters.is_adapter(folder):
-        needed = [adapters.WEIGHTS_FILE, "tokenizer_config.json", "run.json"]
-        return next((f"it lacks {name}" for name in needed if not (folder / name).is_file()), None)
-    needed = ["config.json", "tokenizer_config.json"]
+    """Return a clause that names the first file a model folder lacks; None if it is complete."""
     index = folder / "model.safetensors.index.json"
-    if weights and index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        needed += sorted(set(shards))
-    elif weights:
-        needed.append("model.safetensors")
-    return next((f"it lacks {name}" for name in needed if not (folder / name).is_file()), None)
+    if adapters.is_adapter(folder):
+        required = [adapters.WEIGHTS_FILE, "tokenizer_config.json", "run.json"]
+    else:
+        required = ["config.json", "tokenizer_config.json"]
+        if weights and index.is_file():
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            required += sorted(set(shards))
+        elif weights:
+            required.append("model.safetensors")
+    for name in required:
+        if not (folder / name).is_file():
+            return f"it lacks {name}"
+    return None
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    """Return the snapshot of a hub model in the local cache, if it is complete."""
+    """Return the snapshot of a hub model in the local cache; None if it is not complete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -142,16 +146,16 @@ def _in_hub_cache(name: str) -> Path | None:
 
 
 def base_of(run: Path) -> ModelChoice:
-    """Return the model that an adapter was trained on.
+    """Return the base model that an adapter was trained on.
 
     Raises:
-        ModelError: it cannot be had any more.
+        ModelError: it is no longer available.
     """
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))["model"]
     reason = f"the adapter in {run.name} was trained on it"
     if record["source"] == "offline model":
         if not offline.is_fetched():
-            raise ModelError(f"{reason}, but it is gone; run `{offline.FETCH_COMMAND}`")
+            raise ModelError(f"{reason}, but it is missing; run `{offline.FETCH_COMMAND}`")
         return ModelChoice(record["name"], "offline model", reason, offline.offline_folder())
     choice = choose(record.get("folder", record["name"]))
     return ModelChoice(choice.name, choice.source, reason, choice.folder)

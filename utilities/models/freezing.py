@@ -1,4 +1,4 @@
-"""Freezing: which weights of a model are trained, and which stay as they are."""
+"""Freezing: which weights of a model are trained, and which are not."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
@@ -18,21 +18,21 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 class Freeze(StrictModel):
-    """Which weights stay as they are."""
+    """Which weights are frozen."""
 
     groups: tuple[Group, ...]
-    """Of weights to freeze."""
+    """The groups of weights to freeze."""
     keep: tuple[str, ...] = ()
-    """Parts of the model that are trained all the same, by name, such as `layers.5` or `lm_head`.
+    """Names of parts of the model that are trained nevertheless, such as `layers.5` or `lm_head`.
     """
 
 
 def weight_groups(model: "nn.Module") -> dict[str, Group]:
-    """Return the group of each weight by its name.
+    """Return the group of each weight, by the weight's name.
 
-    It follows from what the weight belongs to: an embedding (with the output head, where that
-    shares its weights), a norm, an attention block, a feed-forward block, or something else, such
-    as an output head of its own.
+    It follows from the module that the weight belongs to: an embedding (also of a tied output
+    head), a norm, an attention block, a feed-forward block, or another one, such as an untied
+    output head.
     """
     groups: dict[str, Group] = {}
     kinds = {name: type(module) for name, module in model.named_modules()}
@@ -44,7 +44,7 @@ def weight_groups(model: "nn.Module") -> dict[str, Group]:
 
 
 def _group_of(owners: Sequence[type]) -> Group:
-    """Decide by the module that holds the weight, then by those around it."""
+    """Return the group by the types of the weight's module and of the modules around it."""
     from torch import nn
 
     if issubclass(owners[0], nn.Embedding):
@@ -60,10 +60,10 @@ def _group_of(owners: Sequence[type]) -> Group:
 
 
 def freeze(model: "nn.Module", choice: Freeze) -> None:
-    """Freeze weights of a model in place; the others are trained.
+    """Freeze weights of a model in place, and unfreeze all others.
 
     Raises:
-        FreezingError: `keep` names what the model does not have, or nothing is left to train.
+        FreezingError: the model has no part that `keep` names, or all weights are frozen.
 
     Example:
         `freeze(model, Freeze(groups=["embeddings", "attention"], keep=["layers.5"]))`
@@ -73,6 +73,7 @@ def freeze(model: "nn.Module", choice: Freeze) -> None:
     for part, weights in parts.items():
         if not weights:
             names = {name for name, _ in model.named_modules()} - {""}
+            # A part may be named with or without the model's first level.
             ends = [".".join(name.split(".")[start:]) for name in names for start in (0, 1)]
             raise FreezingError(f"keep: the model has no part {part!r}{nearest(part, ends)}")
     kept = {name for weights in parts.values() for name in weights}
@@ -83,14 +84,14 @@ def freeze(model: "nn.Module", choice: Freeze) -> None:
 
 
 def _weights_in(part: str, names: Sequence[str]) -> list[str]:
-    """Return the weights below a part, whose name may leave out what stands before it."""
+    """Return the weights of a part, whose name may leave out the modules around it."""
     return [name for name in names if f".{part}." in f".{name}."]
 
 
 def trained_weights(model: "nn.Module") -> "pd.DataFrame":
-    """Return what is trained: `group`, `weights`, `trained` (numbers) and `share` (0 to 1).
+    """Count the trained weights: columns `group`, `weights`, `trained` and `share` (0 to 1).
 
-    A weight that two parts share counts once. The last line is the sum.
+    Shared weights count once. The last line is the sum.
     """
     import pandas as pd
 

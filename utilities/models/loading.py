@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from utilities.devices import device
 from utilities.errors import ModelError
+from utilities.files import atomic_folder
 from utilities.models import adapters
 from utilities.models.choice import ModelChoice, base_of, choose, what_is_missing
 
@@ -15,16 +16,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-# All that a model needs, and nothing that could run code.
+# What a model needs, and nothing that could run code.
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def download(choice: ModelChoice) -> Path:
-    """Return the folder of the chosen model, downloading it from the hub when needed.
+    """Return the folder of the chosen model; download it from the hub if necessary.
 
     Raises:
-        ModelError: the download broke off, or the model has no safetensors weights. What was
-            downloaded whole is kept; a second try goes on from there.
+        ModelError: the download was interrupted, or the model has no safetensors weights. Files
+            that are complete are kept, and a second try continues from there.
     """
     if choice.folder:
         return choice.folder
@@ -35,7 +36,7 @@ def download(choice: ModelChoice) -> Path:
     except Exception as error:  # the hub client raises many kinds, one remedy fits all
         raise ModelError(
             f"the download of {choice.name} broke off: {error}\n"
-            "Run it again to go on, or set HF_HUB_OFFLINE=1 to take the offline model."
+            "Run it again to continue, or set HF_HUB_OFFLINE=1 to use the offline model."
         ) from error
     if problem := what_is_missing(folder):
         raise ModelError(
@@ -45,13 +46,13 @@ def download(choice: ModelChoice) -> Path:
 
 
 def load_tokenizer(choice: ModelChoice | str = "auto") -> "PreTrainedTokenizerBase":
-    """Load a model's tokenizer, with a padding token.
+    """Load a model's tokenizer, and set its padding token if it has none.
 
-    Pythia has a padding token of its own that its tokenizer does not name; other models without
-    one pad with end-of-text. Neither matters to the loss, because padding is masked by length.
+    Pythia's vocabulary has a padding token that its tokenizer does not declare; other models
+    without one pad with end-of-text. The loss does not depend on it: padding is masked by length.
 
     Args:
-        choice: what `choose` returned, or a name for it to choose by.
+        choice: what `choose` returned, or the name to give to `choose`.
 
     Raises:
         ModelError: see `choose` and `download`.
@@ -71,15 +72,19 @@ def load(
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a causal language model and its tokenizer, ready for inference on the best device.
 
-    An adapter is merged into the model it was trained on.
+    An adapter is merged into its base model.
 
     Args:
-        choice: what `choose` returned, or a name for it to choose by.
-        dtype: of the weights. Files are often in half precision, which plain optimizers turn into
-            NaN on a CPU; float32 is right for training, with autocast for speed.
+        choice: what `choose` returned, or the name to give to `choose`.
+        dtype: data type of the weights: `float32`, `bfloat16` or `float16`. Files are often in
+            half precision, in which a plain optimizer soon gives NaN on a CPU; train in float32,
+            with autocast for speed.
+
+    Returns:
+        (the model in evaluation mode, the tokenizer).
 
     Raises:
-        ModelError: the model cannot be had, is damaged, or is not a causal language model.
+        ModelError: the model is not available, is damaged, or is not a causal language model.
         AdapterError: the adapter is damaged, or does not fit its model.
     """
     import torch
@@ -103,18 +108,21 @@ def load(
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{choice.name} cannot be loaded from {folder}: {error}") from error
     except Exception as error:
+        # Recognized by name, for safetensors' own exception is not part of its public interface.
         if type(error).__name__ != "SafetensorError":
             raise
         raise ModelError(f"the weights in {folder} are damaged: {error}") from error
-    return model.to(device()).eval(), tokenizer
+    # mypy takes the device for `self`: transformers wraps the method without its types.
+    model.to(device())  # type: ignore[arg-type]
+    return model.eval(), tokenizer
 
 
 def export(run: Path, folder: Path) -> Path:
-    """Write a model that needs nothing of this package: weights, config, tokenizer.
+    """Write a model for other tools: weights, config, tokenizer.
 
     Args:
         run: a run folder, or any model folder; an adapter is merged.
-        folder: gets float32 safetensors and the prompt format; must not exist yet.
+        folder: the folder to create, for float32 safetensors and the prompt format.
 
     Returns:
         The folder.
@@ -125,26 +133,30 @@ def export(run: Path, folder: Path) -> Path:
     if folder.exists():
         raise ModelError(f"{folder} exists already; choose another folder to export to")
     model, tokenizer = load(str(run.resolve()))
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with without_progress_bars():
-        model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    if (run / "prompt_format.json").is_file():
-        shutil.copy(run / "prompt_format.json", partial)
-    partial.rename(folder)
+    with atomic_folder(folder) as partial:
+        with without_progress_bars():
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if (run / "prompt_format.json").is_file():
+            shutil.copy(run / "prompt_format.json", partial)
     return folder
 
 
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing bars for loading and saving, which take half a second."""
+    """Context manager: transformers shows no progress bars for loading and saving.
+
+    They take half a second or so, and a bar for each would bury the output of a command.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
-    was_on = logging.is_progress_bar_enabled()
+    was_on, hub_was_off = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         if was_on:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # those of the hub's downloads with them
+            if hub_was_off:
+                disable_progress_bars()

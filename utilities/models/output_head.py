@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from utilities.models.modes import evaluation_mode
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -26,15 +28,13 @@ def has_plain_head(model: "PreTrainedModel") -> bool:
         return False
     seen: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    was_training = model.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(model):
             ids = torch.tensor([[0, 1, 2, 3]], device=head.weight.device)
-            logits = model.eval()(input_ids=ids, use_cache=False).logits
+            logits = model(input_ids=ids, use_cache=False).logits
             return torch.allclose(logits, functional.linear(seen[0], head.weight), atol=1e-4)
     finally:
         hook.remove()
-        model.train(was_training)
 
 
 @contextlib.contextmanager

@@ -1,1 +1,1 @@
-"""Parts of self-contained HTML pages."""
+"""Self-contained HTML pages: the templates' common parts, charts, and values in words."""

@@ -18,14 +18,14 @@ class Machine:
     """A machine to train on.
 
     Attributes:
-        memory_gb: of the GPU; of the whole machine where there is none.
+        memory_gb: memory of the GPU, or of the whole machine where there is none, in GB.
         fp32: peak rate of matrix products in TFLOP/s, without TF32.
-        half: the same in 16 bit, dense (not "with sparsity"), summed in float32.
-        precision: the 16-bit format it is fast in; `fp32` for none.
-        bandwidth: of that memory, in GB/s.
-        price_per_hour: in US dollars.
-        share: of the peak rate that training attains; an assumption, measure yours.
-        is_gpu: several can share the work.
+        half: the same in 16 bit, dense (not "with sparsity"), accumulated in float32.
+        precision: the 16-bit format that the hardware computes in; `fp32` for none.
+        bandwidth: memory bandwidth in GB/s.
+        price_per_hour: price in US dollars.
+        share: share of the peak rate that training attains, 0 to 1; an assumption, measure yours.
+        is_gpu: a GPU, so several can share the work.
     """
 
     memory_gb: float
@@ -49,11 +49,11 @@ class Machine:
 
     @property
     def usable(self) -> float:
-        """Bytes to plan with."""
+        """Bytes of memory to plan with."""
         return USABLE * 1e9 * self.memory_gb
 
     def rate(self, precision: Precision) -> float:
-        """Return the attainable operations per second."""
+        """Return the attainable floating point operations per second."""
         # T4 and V100 only emulate bfloat16; GPUs that have it do float16 just as fast.
         is_fast = precision != "fp32" and self.precision in ("bf16", precision)
         return 1e12 * self.share * (self.half if is_fast else self.fp32)
@@ -83,11 +83,11 @@ A machine of your own is added in the same way.
 
 
 THIS_MACHINE = "this machine"
-"""The name of what is measured, here and now."""
+"""The name under which `Machine.of` measures the machine that it runs on."""
 
 
 def measured_rate(precision: Precision = "fp32") -> float:
-    """Return the operations per second that this machine attains in matrix products.
+    """Measure the floating point operations per second of this machine's matrix products.
 
     The best of several products of two n × n matrices, each 2n³ operations, in less than half a
     second.
@@ -107,7 +107,7 @@ def measured_rate(precision: Precision = "fp32") -> float:
 
 
 def _best_seconds(work: Callable[[], Any], limit: float = 0.2) -> float:
-    """Return the shortest time of one call, after one to warm up."""
+    """Return the shortest time of one call, after a warm-up call, within `limit` seconds."""
     import torch
 
     work()
@@ -122,6 +122,7 @@ def _best_seconds(work: Callable[[], Any], limit: float = 0.2) -> float:
 
 
 def _this_machine() -> Machine:
+    """Measure this machine: rates by matrix products, bandwidth by copying 64 MB."""
     import psutil
     import torch
 

@@ -1,7 +1,7 @@
 """Prompt formats: the one place where a row becomes text.
 
-Nothing here is heavy, so the package loads all of it: every kind of format is known to
-`PromptFormat.load`.
+The modules are light, so the package imports all of them: `PromptFormat.load` knows every
+subclass.
 """
 
 from utilities.prompts.base import FILE_NAME, PromptFormat

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import WrapValidator
+from pydantic import Field, WrapValidator
 
 from utilities.errors import PromptError, nearest
 from utilities.prompts.base import PromptFormat
@@ -14,7 +14,7 @@ QUESTION_ANSWER = TemplateFormat(
     name="question_answer",
     template="### Question:\n{question}\n\n### Answer:\n",
     response="{answer}",
-    stop=("\n### Question:",),  # a new line: an answer may speak of the heading
+    stop=("\n### Question:",),  # with the line break: an answer may mention the heading
 )
 
 
@@ -67,7 +67,7 @@ def get_format(name: str) -> PromptFormat:
     """Return the built-in format of that name.
 
     Raises:
-        PromptError: there is none; the message lists those there are.
+        PromptError: the name is unknown; the message lists the valid ones.
     """
     if name not in FORMATS:
         raise PromptError(
@@ -85,5 +85,10 @@ def _by_name(value: Any, as_template: Callable[[Any], TemplateFormat]) -> Prompt
     return get_format(value)
 
 
-ConfigPromptFormat = Annotated[TemplateFormat, WrapValidator(_by_name)]
+_FormatName = Annotated[str, Field(json_schema_extra={"enum": list(FORMATS)})]
+
+
+ConfigPromptFormat = Annotated[
+    TemplateFormat, WrapValidator(_by_name, json_schema_input_type=_FormatName | TemplateFormat)
+]
 """A prompt format in a config: the name of a built-in one, or the fields of a template."""

@@ -1,4 +1,4 @@
-"""Prompt formats made of templates with columns to fill in."""
+"""Prompt formats of templates with `{column}` placeholders."""
 
 import functools
 import string
@@ -13,29 +13,31 @@ from utilities.prompts.base import PromptFormat, not_text
 
 @functools.cache
 def _columns(template: str) -> tuple[str, ...]:
-    """Return the column names that a template fills in, in order, without repeats."""
+    """Return the names of a template's placeholders, in order, without repeats."""
     names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     return tuple(dict.fromkeys(names))
 
 
 class TemplateFormat(PromptFormat):
-    """A template for the prompt and one for the response, with `{column}` for a row's values."""
+    """A template for the prompt and one for the response, with `{column}` for a row's values.
+
+    Example:
+        `QUESTION_ANSWER.prompt({"question": "What is an epoch?"})` is
+        `"### Question:\\nWhat is an epoch?\\n\\n### Answer:\\n"`
+    """
 
     saved_key: ClassVar[str] = "template"
 
     name: str = "custom"
+    """How the format is called in configs and in the saved file."""
     template: str | tuple[str, ...]
-    """The prompt, up to the place where the response begins; empty when all of the text is to be
-    learned. Or several, from the most columns to the fewest: a row takes the first whose columns it
-    can fill.
+    """The prompt, up to where the response begins; empty if the loss is on all of the text. Or
+    several, from the most columns to the fewest: a row uses the first for which it has all columns.
     """
     response: str
-    """The response; what follows it is the end-of-text token, never more text."""
+    """The response; the end-of-text token follows it, never more text."""
     list_separator: str = "\n\n"
-    """Stands between the items of a column that holds a list of texts. Example: >>>
-    QUESTION_ANSWER.prompt({"question": "What is an epoch?"}) '### Question:\nWhat is an
-    epoch?\n\n### Answer:\n'
-    """
+    """Text between the items of a column that holds a list of texts."""
 
     @field_validator("template", "response")
     @classmethod
@@ -51,9 +53,9 @@ class TemplateFormat(PromptFormat):
             except ValueError as error:
                 raise ValueError(f"{error}; write {{{{ and }}}} for braces in the text") from None
             if any(spec or change for _, _, spec, change in string.Formatter().parse(text)):
-                raise ValueError("a column stands alone in its braces, without `:` or `!`")
+                raise ValueError("braces hold only the name of a column, without `:` or `!`")
             if not columns or not all(column.isidentifier() for column in columns):
-                raise ValueError("expected at least one {column} to fill in, each a plain name")
+                raise ValueError("expected at least one {column} placeholder, each a plain name")
             if lacking := set(_columns(templates[-1])) - set(columns):
                 raise ValueError(f"a template lacks {sorted(lacking)}, which the last one has")
         if not templates:
@@ -62,7 +64,7 @@ class TemplateFormat(PromptFormat):
 
     @functools.cached_property
     def templates(self) -> tuple[str, ...]:
-        """The prompt templates, however many there are."""
+        """The prompt templates, as a tuple also if there is only one."""
         return (self.template,) if isinstance(self.template, str) else self.template
 
     @functools.cached_property
@@ -77,16 +79,16 @@ class TemplateFormat(PromptFormat):
 
     @functools.cached_property
     def optional_columns(self) -> list[str]:
-        """The columns of the fuller templates; a row may lack them, or hold nothing in them."""
-        every = dict.fromkeys(name for text in self.templates for name in _columns(text))
-        return [name for name in every if name not in self.columns]
+        """The columns that only longer templates need; a row may lack them or have them empty."""
+        names = dict.fromkeys(name for text in self.templates for name in _columns(text))
+        return [name for name in names if name not in self.columns]
 
     def fault(self, row: Mapping[str, Any]) -> str | None:
-        """Say in what a row does not fit, or return None."""
+        """Return why a row does not fit the format, or None if it fits."""
         for column in self.columns:
             if column not in row:
-                found = f"it has {', '.join(map(repr, row)) or 'no columns'}"
-                return f"lacks the column {column!r}{nearest(column, row)} ({found})"
+                columns = f"it has {', '.join(map(repr, row)) or 'no columns'}"
+                return f"lacks the column {column!r}{nearest(column, row)} ({columns})"
             if wrong := not_text(row[column]):
                 return f"{column!r} must be text, found {wrong}"
             if not self._text(row[column]).strip():
@@ -98,7 +100,7 @@ class TemplateFormat(PromptFormat):
         return None
 
     def prompt(self, row: Mapping[str, Any]) -> str:
-        """Return the text a model is given."""
+        """Return the prompt of a row: the text that a model continues."""
         return self._fill(self._template_for(row), row)
 
     def example(self, row: Mapping[str, Any]) -> dict[str, str]:
@@ -106,7 +108,7 @@ class TemplateFormat(PromptFormat):
         return {"prompt": self.prompt(row), "response": self._fill(self.response, row)}
 
     def without_last_context(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the row with one item fewer in its optional list, or None when it has none."""
+        """Return the row without the last item of its optional list, or None if it has none."""
         for column in self.optional_columns:
             value = row.get(column)
             items = [value] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Patches: corrections of rows, kept beside the data."""
+"""Patches: corrections of rows, kept in a file beside the data."""
 
 import hashlib
 import json
@@ -10,20 +10,17 @@ from pydantic import Field
 
 from utilities.config import StrictModel
 from utilities.errors import DataError
-from utilities.rows.readers import (
-    RawRow,
-    read_files,
-)
+from utilities.rows.readers import RawRow, read_files
 
 
 def row_hash(values: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits that stand for the content of a row."""
+    """Return a hash of a row's content: 16 hexadecimal digits of its SHA-256."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def raw_hash(row: RawRow) -> str:
-    """Return the hash by which a patch knows a row, also one that cannot be read."""
+    """Return the hash by which a patch identifies a row, also a row that cannot be read."""
     return row_hash({"": row.fault} if row.fault else row.values)
 
 
@@ -31,19 +28,19 @@ class PatchEntry(StrictModel):
     """One correction: a line of a patch file."""
 
     row: int = Field(ge=1)
-    """Which row of the source, counted from 1 over all its files."""
+    """Number of the row in the source, counted from 1 over all its files."""
     sha256: str
-    """`raw_hash` of the row as it was, so that a patch never meets another row."""
+    """`raw_hash` of the row before the correction, so that no other row is changed by mistake."""
     action: Literal["drop", "replace"]
     """`drop` the row, or `replace` columns of it."""
     values: dict[str, Any] = Field(default_factory=dict)
-    """The new columns, for `replace`."""
+    """The new values by column, for `replace`."""
     reason: str = ""
-    """Why, for people."""
+    """Why the row is corrected, for people."""
 
 
 def patched(rows: Iterable[RawRow], patch: Path) -> Iterator[RawRow]:
-    """Yield rows with the corrections of a patch file; dropped ones are left out.
+    """Yield rows with the corrections of a patch file, without the dropped rows.
 
     Raises:
         DataError: the patch was made for other rows.
@@ -54,14 +51,15 @@ def patched(rows: Iterable[RawRow], patch: Path) -> Iterator[RawRow]:
             raise DataError(f"{patch} corrects row {entry.row} twice")
         entries[entry.row] = entry
     for number, row in enumerate(rows, 1):
-        entry = entries.pop(number, None)
-        if entry and entry.sha256 != raw_hash(row):
+        if number not in entries:
+            yield row
+            continue
+        entry = entries.pop(number)
+        if entry.sha256 != raw_hash(row):
             raise DataError(
                 f"{row.place} is not the row that {patch} was made for; run the audit again"
             )
-        if entry is None:
-            yield row
-        elif entry.action == "replace":
+        if entry.action == "replace":
             if not entry.values or set(entry.values) - set(row.values):
                 raise DataError(
                     f"{patch}: the correction of row {number} must give new `values` of its "
@@ -73,10 +71,10 @@ def patched(rows: Iterable[RawRow], patch: Path) -> Iterator[RawRow]:
 
 
 def read_patch(path: Path) -> list[PatchEntry]:
-    """Read a patch file: JSON Lines, one `PatchEntry` each.
+    """Read a patch file: JSON Lines, one `PatchEntry` per line.
 
     Raises:
-        DataError: it is missing, or a line is no correction.
+        DataError: the file is missing, or a line is not a correction.
     """
     entries = []
     for raw in read_files(path, format="jsonl"):
@@ -85,5 +83,5 @@ def read_patch(path: Path) -> list[PatchEntry]:
                 raise ValueError(raw.fault)
             entries.append(PatchEntry.model_validate(raw.values))
         except ValueError as error:
-            raise DataError(f"{raw.place}: no correction: {error}") from None
+            raise DataError(f"{raw.place}: not a correction: {error}") from None
     return entries

@@ -1,8 +1,8 @@
-"""Raw rows out of files, saved datasets, the hub, and tables in memory, one at a time.
+"""Readers: raw rows from files, saved datasets, the hub, and tables in memory, one at a time.
 
-Every row comes with its place in words, such as `train.jsonl, line 7`, so that whatever is wrong
-with it later can be told where it stands. A fault in one row does not end the reading; a fault that
-leaves nothing to read does, as a `DataError`.
+Every row comes with its location in words, such as `train.jsonl, line 7`, so that a later message
+can name it. A fault in one row does not end the reading; a fault that leaves nothing to read raises
+a `DataError`.
 """
 
 import csv
@@ -19,12 +19,12 @@ from utilities.errors import DataError, nearest
 
 
 class RawRow(NamedTuple):
-    """One row as it was found.
+    """One row as it is in the source.
 
     Attributes:
-        place: where it stands, for people.
-        values: its columns; empty when it could not be read.
-        fault: why it could not be read, or None.
+        place: file and line or row number, for messages.
+        values: the row's columns; empty if the row could not be read.
+        fault: why the row could not be read, or None.
     """
 
     place: str
@@ -42,22 +42,23 @@ def read_files(
 
     Args:
         path: a file, a pattern such as `data/*.jsonl`, an address such as `s3://bucket/rows.csv`,
-            or a list of them. Compressed files (`.gz`, `.bz2`, `.xz`, `.zst`) are read as they are.
-        split: which array to take of a JSON file that holds several.
-        format: `jsonl`, `json`, `csv`, `tsv` or `parquet`; by default the file name tells.
-        delimiter: between the fields of a CSV file.
+            or a list of them. Compressed files (`.gz`, `.bz2`, `.xz`, `.zst`) are decompressed.
+        split: the array to read from a JSON file with several.
+        format: `jsonl`, `json`, `csv`, `tsv` or `parquet`; by default that of the file name.
+        delimiter: the character between the fields of a CSV file.
 
     Raises:
-        DataError: a file is missing or cannot be read at all.
+        DataError: a file is missing or cannot be read.
     """
     options = {"split": split, "delimiter": delimiter}
     for name in find_files(path):
-        form = format or _format_of(name)
-        if form not in READERS:
-            raise DataError(f"{name}: unknown format {form!r}; valid: {', '.join(READERS)}")
-        if (split is not None and form != "json") or (delimiter and form not in {"csv", "tsv"}):
+        file_format = format or format_of(name)
+        if file_format not in READERS:
+            raise DataError(f"{name}: unknown format {file_format!r}; valid: {', '.join(READERS)}")
+        is_csv = file_format in {"csv", "tsv"}
+        if (split is not None and file_format != "json") or (delimiter and not is_csv):
             raise DataError(f"{name}: `split:` is for JSON files, `delimiter:` for CSV files")
-        read = READERS[form]
+        read = READERS[file_format]
         try:
             with _open(name) as file:
                 yield from read(file, name, **options)
@@ -66,50 +67,50 @@ def read_files(
 
 
 def find_files(path: str | Path | Sequence[str | Path]) -> list[str]:
-    """Return the files that a path, a pattern, an address, or a list of them stands for.
+    """Return the files that a path, a pattern, an address, or a list of them matches.
 
     Raises:
-        DataError: one of them stands for nothing, or for a folder.
+        DataError: one of them matches no file, or is a folder.
     """
     if not isinstance(path, str | Path):
-        return [name for each in path for name in find_files(each)]
+        return [name for part in path for name in find_files(part)]
     name = str(path)
     if "://" in name:
         return _find_remote(name)
-    place = Path(name).expanduser()
-    if place.is_dir():
-        raise DataError(f"{place} is a folder; name its files, such as {place / '*.jsonl'}")
-    if place.is_file():
-        return [str(place)]
-    found = sorted(file for file in glob.glob(str(place), recursive=True) if Path(file).is_file())
-    if not found:
+    local = Path(name).expanduser()
+    if local.is_dir():
+        raise DataError(f"{local} is a folder; name its files, such as {local / '*.jsonl'}")
+    if local.is_file():
+        return [str(local)]
+    files = sorted(file for file in glob.glob(str(local), recursive=True) if Path(file).is_file())
+    if not files:
         if glob.has_magic(name):
-            raise DataError(f"{place}: no data file fits this pattern")
-        beside = [file.name for file in place.parent.glob("*")] if place.parent.is_dir() else []
-        raise DataError(f"{place}: no such data file{nearest(place.name, beside)}")
-    return found
+            raise DataError(f"{local}: no data file fits this pattern")
+        beside = [file.name for file in local.parent.glob("*")] if local.parent.is_dir() else []
+        raise DataError(f"{local}: no such data file{nearest(local.name, beside)}")
+    return files
 
 
 def _find_remote(address: str) -> list[str]:
     import fsspec
 
     try:
-        files, place = fsspec.core.url_to_fs(address)
-        found = sorted(files.glob(place)) if glob.has_magic(address) else [place]
-        found = [name for name in found if files.isfile(name)]
+        file_system, path = fsspec.core.url_to_fs(address)
+        names = sorted(file_system.glob(path)) if glob.has_magic(address) else [path]
+        names = [name for name in names if file_system.isfile(name)]
     except ImportError as error:
         protocol = address.split("://")[0]
         remedy = "pip install 'finetuning-lab[s3]'" if protocol == "s3" else str(error)
         raise DataError(
-            f"{address}: nothing here can read {protocol}:// addresses; {remedy}"
+            f"{address}: no installed package reads {protocol}:// addresses; {remedy}"
         ) from None
     except ValueError as error:
         raise DataError(f"{address}: {error}") from None
-    except Exception as error:  # every file system has its own kinds
+    except Exception as error:  # every file system raises errors of its own
         raise DataError(f"{address}: cannot be reached: {type(error).__name__}: {error}") from None
-    if not found:
+    if not names:
         raise DataError(f"{address}: no such data file")
-    return [files.unstrip_protocol(name) for name in found]
+    return [file_system.unstrip_protocol(name) for name in names]
 
 
 def _open(name: str) -> IO[bytes]:
@@ -118,7 +119,12 @@ def _open(name: str) -> IO[bytes]:
     return fsspec.open(name, "rb", compression="infer").open()
 
 
-def _format_of(name: str) -> str:
+def format_of(name: str) -> str:
+    """Return the format that a file's name tells, a key of `READERS`.
+
+    Raises:
+        DataError: the name tells none.
+    """
     suffixes = [suffix.lstrip(".").lower() for suffix in Path(name).suffixes]
     if suffixes and suffixes[-1] in {"gz", "bz2", "xz", "zst"}:
         suffixes.pop()
@@ -132,28 +138,35 @@ def _format_of(name: str) -> str:
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[str, str | None]]:
-    """Yield (line, fault) of UTF-8 text; a byte-order mark, as Excel writes it, is left out."""
+    """Yield (line, fault) of UTF-8 text, without the byte-order mark that Excel writes."""
     for number, line in enumerate(file):
         try:
             yield line.decode("utf-8-sig" if number == 0 else "utf-8"), None
         except UnicodeDecodeError as error:
-            found = f"byte 0x{line[error.start]:02x} at position {error.start + 1}"
-            yield "", f"not UTF-8 ({found}); save the file as UTF-8"
+            byte = f"byte 0x{line[error.start]:02x} at position {error.start + 1}"
+            yield "", f"not UTF-8 ({byte}); save the file as UTF-8"
 
 
 def _jsonl(file: IO[bytes], name: str, **_: Any) -> Iterator[RawRow]:
     for number, (line, fault) in enumerate(_lines(file), 1):
-        row = None
+        values: dict[str, Any] = {}
         if not fault:
-            why = ""
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                why = f" ({error})"
-            if not isinstance(row, dict):
-                found = repr(line.strip()[:80]) if line.strip() else "an empty line"
-                fault = f"expected one JSON object, found {found}{why if line.strip() else ''}"
-        yield RawRow(f"{name}, line {number}", {} if fault else row, fault)
+            values, fault = _json_object(line)
+        yield RawRow(f"{name}, line {number}", values, fault)
+
+
+def _json_object(line: str) -> tuple[dict[str, Any], str | None]:
+    """Return (the object, None) of a line, or ({}, the fault)."""
+    if not line.strip():
+        return {}, "expected one JSON object, found an empty line"
+    reason = ""
+    try:
+        value = json.loads(line)
+        if isinstance(value, dict):
+            return value, None
+    except (ValueError, RecursionError) as error:
+        reason = f" ({error})"
+    return {}, f"expected one JSON object, found {line.strip()[:80]!r}{reason}"
 
 
 def _json(file: IO[bytes], name: str, split: str | None, **_: Any) -> Iterator[RawRow]:
@@ -169,35 +182,36 @@ def _json(file: IO[bytes], name: str, split: str | None, **_: Any) -> Iterator[R
         split = choose_split(name, splits, split)
         content, name = content[split], f"{name}, {split!r}"
     elif split is not None:
-        raise DataError(
-            f"{name}: a split {split!r} was asked for, but the file is one list of rows"
-        )
+        raise DataError(f"{name}: `split` is {split!r}, but the file is one list of rows")
     if not isinstance(content, list):
         raise DataError(f"{name}: expected a list of rows, found {type(content).__name__}")
     for number, row in enumerate(content, 1):
-        good = isinstance(row, dict)
-        fault = None if good else f"expected an object, found {row!r:.80}"
-        yield RawRow(f"{name}, row {number}", row if good else {}, fault)
+        if isinstance(row, dict):
+            yield RawRow(f"{name}, row {number}", row)
+        else:
+            yield RawRow(f"{name}, row {number}", {}, f"expected an object, found {row!r:.80}")
 
 
-def choose_split(name: str, splits: Sequence[str], asked: str | None) -> str:
-    """Return which of several splits to take.
+def choose_split(name: str, splits: Sequence[str], split: str | None) -> str:
+    """Return the name of the split to read.
 
     Raises:
-        DataError: the one asked for is not there, or none was asked for and there is a choice.
+        DataError: there is no such split, or none is named and there are several.
     """
-    there = ", ".join(map(repr, splits)) or "none"
-    asked = str(asked) if asked is not None else None
-    if asked is not None and asked not in splits:
-        raise DataError(f"{name} has no split {asked!r}{nearest(asked, splits)} It has: {there}")
-    if asked is None and len(splits) != 1:
-        raise DataError(f"{name}: say which `split:` of it to take; it has: {there}")
-    return asked or splits[0]
+    names = ", ".join(map(repr, splits)) or "none"
+    if split is None:
+        if len(splits) != 1:
+            raise DataError(f"{name}: say which `split:` of it to take; it has: {names}")
+        return splits[0]
+    split = str(split)  # YAML may read a name as a number
+    if split not in splits:
+        raise DataError(f"{name} has no split {split!r}{nearest(split, splits)} It has: {names}")
+    return split
 
 
 def _csv(file: IO[bytes], name: str, delimiter: str | None, **_: Any) -> Iterator[RawRow]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    line = 0
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses fields over 128 KiB
+    line = 0  # of the last line read; a quoted field may hold several
 
     def text() -> Iterator[str]:
         nonlocal line
@@ -230,10 +244,10 @@ def _csv(file: IO[bytes], name: str, delimiter: str | None, **_: Any) -> Iterato
 
 def _header(fields: list[str], name: str) -> list[str]:
     if len(set(fields)) < len(fields):
-        raise DataError(f"{name}: a column stands twice in the first line: {', '.join(fields)}")
+        raise DataError(f"{name}: a column is named twice in the first line: {', '.join(fields)}")
     if len(fields) == 1 and any(mark in fields[0] for mark in ";\t|"):
         raise DataError(
-            f"{name}: only one column, {fields[0]!r}; if another mark than a comma stands between "
+            f"{name}: only one column, {fields[0]!r}; if another character than a comma separates "
             "the fields, name it with `delimiter:`"
         )
     return fields
@@ -265,14 +279,14 @@ READERS: dict[str, Callable[..., Iterator[RawRow]]] = {
 
 
 def numbered(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[RawRow]:
-    """Yield rows with their place, counted from 1."""
+    """Yield rows with their number, counted from 1."""
     for number, row in enumerate(rows, 1):
         yield RawRow(f"{name}, row {number}", dict(row))
 
 
 def read_table(table: Any, name: str = "the data") -> Iterator[RawRow]:
-    """Yield the rows of what is in memory: a DataFrame, a `Dataset`, or a list of dicts."""
-    if hasattr(table, "to_dict") and hasattr(table, "notna"):
+    """Yield the rows of a table in memory: a DataFrame, a `Dataset`, or a list of dicts."""
+    if hasattr(table, "to_dict") and hasattr(table, "notna"):  # a DataFrame; NaN becomes None
         table = table.astype(object).where(table.notna(), None).to_dict(orient="records")
     return numbered(table, name)
 
@@ -285,11 +299,11 @@ def read_dataset(path: str, **kwargs: Any) -> Iterator[RawRow]:
 def load_dataset(path: str, split: str | None = None, **kwargs: Any) -> Any:
     """Return one split of `datasets.load_dataset`, memory-mapped.
 
-    Whether the hub answers is asked once, for 3 seconds at most; without it the cache is used.
+    One probe of 3 seconds at most decides whether the hub is reachable; if not, the cache is used.
 
     Raises:
-        DataError: the dataset is gated, missing, out of reach and not in the cache, or it has no
-            such split.
+        DataError: the dataset is gated or missing, the hub is not reachable and the cache has no
+            copy, or there is no such split.
     """
     import datasets
 
@@ -302,9 +316,9 @@ def load_dataset(path: str, split: str | None = None, **kwargs: Any) -> Any:
     try:
         loaded = datasets.load_dataset(path, **kwargs)
     except (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError) as error:
-        told = f"{state}, and the cache does not have it" if state != "there" else str(error)
+        reason = f"{state}, and the cache does not have it" if state != "there" else str(error)
         raise DataError(
-            f"dataset {path} cannot be had: {told}. Check the name and the network "
+            f"dataset {path} is not available: {reason}. Check the name and the network "
             "(gated datasets need HF_TOKEN)"
         ) from None
     finally:
@@ -316,7 +330,7 @@ def read_saved(dataset_path: str | Path, split: str | None = None) -> Iterator[R
     """Yield the rows of a dataset that `save_to_disk` wrote.
 
     Raises:
-        DataError: there is none, or it has no such split.
+        DataError: the folder holds no dataset, or there is no such split.
     """
     import datasets
 
@@ -332,7 +346,7 @@ def _rows_of(loaded: Any, name: str, split: str | None) -> Iterator[RawRow]:
         split = choose_split(name, list(loaded), split)
         loaded, name = loaded[split], f"{name}, {split!r}"
     elif split is not None:
-        raise DataError(f"{name}: a split {split!r} was asked for, but it has only one part")
+        raise DataError(f"{name}: `split` is {split!r}, but the dataset has only one part")
     rows = (
         dict(zip(batch, values, strict=True))
         for batch in loaded.iter(1_000)

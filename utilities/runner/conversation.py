@@ -1,4 +1,4 @@
-"""Talking to a model: as it was taught, in a notebook or in a terminal."""
+"""Chat with a model in its prompt format, in a notebook or in a terminal."""
 
 import sys
 import warnings
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Conversation:
-    """What is said to a model, and what it answers.
+    """A conversation with a model.
 
     Attributes:
-        rule: one sentence on what the model is given of a conversation.
+        rule: one sentence on how much of the conversation the model gets.
     """
 
     def __init__(self, model: LoadedModel, max_new_tokens: int = 100):
-        """Begin, with nothing said."""
+        """Start an empty conversation."""
         self.model, self.max_new_tokens = model, max_new_tokens
         self._messages: list[dict[str, str]] = []
         if model.prompt_format is None:
@@ -35,7 +35,7 @@ class Conversation:
             )
 
     def say(self, text: str) -> str:
-        """Return the model's answer; a chat remembers both."""
+        """Return the model's answer; with the chat format both are added to the conversation."""
         prompt_format = self.model.prompt_format
         if not isinstance(prompt_format, ChatFormat):
             return self.model.ask([text], self.max_new_tokens)[0]
@@ -47,7 +47,7 @@ class Conversation:
 
 
 def chat_box(conversation: Conversation) -> "VBox":
-    """Return a text box, a button, and what was said, for a notebook to show."""
+    """Return a widget for a notebook: a text box, a button, and the conversation."""
     import ipywidgets
 
     wide = ipywidgets.Layout(width="100%")
@@ -72,12 +72,12 @@ def chat_box(conversation: Conversation) -> "VBox":
     send.on_click(ask)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        text.on_submit(ask)  # the Enter key, for which ipywidgets 8 has nothing else
+        text.on_submit(ask)  # the Enter key, for which ipywidgets 8 has no other event
     return ipywidgets.VBox([said, ipywidgets.HBox([text, send])])
 
 
 def chat_in_terminal(conversation: Conversation) -> None:
-    """Answer line by line, until the input ends, Ctrl-C, or `quit`."""
+    """Answer line by line, until end of input, Ctrl-C, or `quit`."""
     sys.stdout.write(f"{conversation.rule} End with `quit`.\n")
     mark = "> " if sys.stdin.isatty() else ""
     try:

@@ -1,6 +1,6 @@
-"""The training functions of the original labs, on today's engine.
+"""The training functions of the original labs, under their original names.
 
-Their cells get them from `utilities.runner`, under the names they always had.
+The labs' cells get them by `from utilities import *`.
 """
 
 import logging
@@ -27,6 +27,7 @@ from utilities.prompts.chat import ChatFormat
 from utilities.rows.sources import Source, read_rows
 from utilities.rows.splitting import split_rows
 from utilities.training.trainer import SupervisedTrainer as _Trainer
+from utilities.upstream import use_one_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +38,19 @@ HELD_OUT, SEED = 0.1, 123
 def tokenize_and_split_data(
     training_config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Dataset, Dataset]:
-    """Read question/answer rows, split them 90 to 10 by what they ask, and tokenize them.
+    """Read question/answer rows, split them 90 to 10 by question, and tokenize them.
 
     Rows without a question or an answer, or with nothing to learn, are left out with a warning.
 
     Args:
         training_config: `{"model": {"max_length": 2048, …}, "datasets": {"path": …, "use_hf": …},
-            "verbose": …}`. Without `use_hf` the path is a file; with it, a dataset of the hub, of
-            which `train` is taken.
-        tokenizer: the model's own.
+            "verbose": …}`. Without `use_hf` the path is a file; with it, a dataset of the hub,
+            whose split `train` is read.
+        tokenizer: the model's tokenizer.
 
     Returns:
-        (train, test), each with `question` (the prompt, in the format that is trained), `answer`,
-        and lists of int of equal length in a row: `input_ids`, `attention_mask`, and `labels`,
+        (train, test), each with `question` (the prompt, in the format of the training), `answer`,
+        and lists of int, of equal length in a row: `input_ids`, `attention_mask`, and `labels`,
         which are −100 on the prompt.
 
     Raises:
@@ -58,10 +59,11 @@ def tokenize_and_split_data(
     """
     max_length = _value(training_config, "model", "max_length")
     kwargs = {"path": str(_value(training_config, "datasets", "path"))}
-    method = "files"
     if _value(training_config, "datasets", "use_hf"):
-        method, kwargs["split"] = "load_dataset", "train"
-    source = Source(method=method, kwargs=kwargs, on_bad_rows="skip")
+        kwargs["split"] = "train"
+        source = Source(method="load_dataset", kwargs=kwargs, on_bad_rows="skip")
+    else:
+        source = Source(method="files", kwargs=kwargs, on_bad_rows="skip")
     rows = bare_rows(read_rows(source, QUESTION_ANSWER))
     parts, features = split_and_tokenize(rows, QUESTION_ANSWER, tokenizer, max_length)
     if training_config.get("verbose"):
@@ -82,7 +84,7 @@ def _value(config: Mapping[str, Any], block: str, key: str) -> Any:
 
 
 def _with_texts(features: Dataset, rows: Sequence[dict[str, str]]) -> Dataset:
-    """Put prompt and answer beside the features of the rows that were kept."""
+    """Add prompt and answer as columns to the features of the rows that were kept."""
     examples = [QUESTION_ANSWER.example(row) for row in rows]
     by_text = {example["prompt"] + example["response"]: example for example in examples}
     kept = [by_text[text] for text in features["full_text"]]
@@ -92,10 +94,10 @@ def _with_texts(features: Dataset, rows: Sequence[dict[str, str]]) -> Dataset:
 
 
 class Trainer(_Trainer):
-    """The package's Trainer as the labs call it: it pads by itself, and tells speed and time left.
+    """The package's Trainer with the labs' arguments: it pads batches, and logs speed and time.
 
-    Beside each training loss it logs `iter_time` (seconds a step), `flops` (floating-point
-    operations a second) and `remaining_time` (seconds).
+    With each training loss it logs `iter_time` (seconds per step), `flops` (floating point
+    operations per second) and `remaining_time` (seconds).
     """
 
     def __init__(
@@ -108,26 +110,27 @@ class Trainer(_Trainer):
         total_steps: int | None = None,
         **kwargs: Any,
     ):
-        """Take what the library's Trainer takes, and two figures for the log.
+        """Initialize the library's Trainer, with two figures for the log.
 
-        Half-precision weights become float32, with a warning: on a CPU, plain optimizers turn them
-        into NaN.
+        Half-precision weights are converted to float32, with a warning: on a CPU, plain optimizers
+        turn them into NaN.
 
         Args:
             model: a causal language model.
-            args: of the library's kind.
+            args: training arguments of the library.
             data_collator: makes a batch of rows; None pads them.
-            model_flops: floating-point operations of one step; None counts those of real tokens.
-            total_steps: how many steps there will be; None takes the Trainer's own number.
-            kwargs: the library's.
+            model_flops: floating point operations of one step; None for an estimate from the
+                tokens, without padding.
+            total_steps: number of steps of the training; None for the Trainer's own number.
+            kwargs: further arguments of the library's Trainer.
         """
         if model.dtype in (torch.float16, torch.bfloat16):
             logger.warning("the weights are %s; they are trained in float32", model.dtype)
             model.float()
-        args._n_gpu = min(1, args.n_gpu)  # one process drives one GPU
-        # Padding is masked by length, so any id will do.
+        use_one_gpu(args)
+        # Padding is masked by length, so any id is right.
         super().__init__(model, args, data_collator or PaddingCollator(0), **kwargs)
-        self.model.config.use_cache = True  # the library turns it off, generation needs it
+        model.config.use_cache = True  # the library turns it off, generation needs it
         self.model_flops, self.total_steps = model_flops, total_steps
         self.remove_callback(transformers.PrinterCallback)
         if self.pop_callback(transformers.ProgressCallback):
@@ -135,47 +138,50 @@ class Trainer(_Trainer):
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row a logged step, with all that was logged there; losses in nats per token."""
+        """The log as a table, one row per logged step; losses in nats per token."""
         rows = [row for row in self.state.log_history if "train_runtime" not in row]
         return pd.DataFrame(rows).groupby("step", as_index=False).first()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as the library does; afterwards the model answers as the saved one will."""
+        """Train as the library does, and remove Accelerate's wrapper of the model's `forward`.
+
+        The wrapper computes in mixed precision; without it the model answers as when loaded anew.
+        """
         output = super().train(*args, **kwargs)
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add speed and time left to a training loss, and print a line."""
+        """Add speed and remaining time to a training loss, and print a line."""
         step, last = self.state.global_step, self.total_steps or self.state.max_steps
-        told = ""
+        line = ""
         if "loss" in logs:
             elapsed = time.monotonic() - self.started
             done = self.state.total_flos if self.model_flops is None else self.model_flops * step
             pace, speed = elapsed / step, done / elapsed
-            left = (last - step) * pace
-            logs |= {"iter_time": pace, "flops": speed, "remaining_time": left}
-            told = f"loss {logs['loss']:.3f}, {pace:.2f} s a step, {speed / 1e9:,.1f} GFLOP/s"
-            told += f", {left:.0f} s left"
+            remaining = (last - step) * pace
+            logs |= {"iter_time": pace, "flops": speed, "remaining_time": remaining}
+            line = f"loss {logs['loss']:.3f}, {pace:.2f} s a step, {speed / 1e9:,.1f} GFLOP/s"
+            line += f", {remaining:.0f} s left"
         elif "eval_loss" in logs:
-            told = f"validation loss {logs['eval_loss']:.3f}"
-        if told and self.is_world_process_zero():
-            tqdm.write(f"step {step:,} of {last:,}: {told}")
+            line = f"validation loss {logs['eval_loss']:.3f}"
+        if line and self.is_world_process_zero():
+            tqdm.write(f"step {step:,} of {last:,}: {line}")
         super().log(logs, start_time)
 
 
 class _Bar(transformers.ProgressCallback):
-    """The progress bar alone; the Trainer prints its figures itself."""
+    """The progress bar without the log lines, which the Trainer prints itself."""
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         pass
 
 
 def bare_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return question and answer of rows; questions without a template that they stand in.
+    """Return question and answer of rows, the questions without their prompt template.
 
     Raises:
-        DataError: nothing is asked in any of them.
+        DataError: no row has a question.
     """
     frames = template_frames(QUESTION_ANSWER)
     bare = [
@@ -195,16 +201,18 @@ def _text(value: str | Sequence[str]) -> str:
 
 
 def inside(text: str, frames: Sequence[re.Pattern[str]]) -> str:
-    """Return what a text asks, without the template that it stands in, if any."""
-    found = next(filter(None, (frame.fullmatch(text.strip()) for frame in frames)), None)
-    return found[1].strip() if found else text
+    """Return the question of a text, without the prompt template, if it is in one."""
+    for frame in frames:
+        if match := frame.fullmatch(text.strip()):
+            return match[1].strip()
+    return text
 
 
 def as_row(prompt_format: PromptFormat, question: str, answer: str = "") -> dict[str, Any]:
-    """Return a question, and the answer if there is one, as a row of a format.
+    """Return a question, and an answer if it is not empty, as a row of a format.
 
     Raises:
-        RunnerError: the format has no place for them.
+        RunnerError: the format does not have one column for each.
     """
     if isinstance(prompt_format, ChatFormat):
         turns = {"user": question} | ({"assistant": answer} if answer else {})
@@ -213,7 +221,7 @@ def as_row(prompt_format: PromptFormat, question: str, answer: str = "") -> dict
     if len(columns) != 2 or len(prompt_format.prompt_columns) != 1:
         raise RunnerError(
             f"the prompt format {prompt_format.name} fills in {', '.join(columns)}; "
-            "expected one column to ask and one to answer, as question_answer has"
+            "expected one column for the question and one for the answer, as in question_answer"
         )
     return dict(zip(columns, (question, answer), strict=True))
 
@@ -224,10 +232,10 @@ def split_and_tokenize(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> tuple[dict[str, list[dict[str, str]]], dict[str, TokenizedExamples]]:
-    """Hold out a tenth, at least one row, and tokenize; rows that ask the same stay together.
+    """Hold out a tenth, at least one row, and tokenize; equal questions are in the same part.
 
     Returns:
-        Rows and features, each as `train` and `test`.
+        (rows, features), each with `train` and `test`.
     """
     size = max(1, round(HELD_OUT * len(rows)))
     parts = split_rows(rows, {"test": size}, SEED, lambda row: comparable(row["question"]))

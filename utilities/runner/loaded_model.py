@@ -1,4 +1,4 @@
-"""A loaded model, asked in the prompt format that is saved with it."""
+"""A loaded model with the prompt format that is saved with it."""
 
 import sys
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ RUNS = "runs"
 
 
 def find_run(name: str, output_dir: str | Path = RUNS) -> Path | None:
-    """Return the folder of a run, given as an id or as a folder, or None."""
+    """Return the folder of a run, given by its id or its folder; None if there is none."""
     folders = (Path(name).expanduser(), Path(output_dir) / name)
     return next((folder for folder in folders if (folder / RUN_RECORD).is_file()), None)
 
 
 def choose_run(name: str, output_dir: str | Path = RUNS) -> models.ModelChoice:
-    """Return the model of a name: that of a run, or what `models.choose` takes.
+    """Choose a model by name: the id or folder of a run, or a name that `models.choose` takes.
 
     Raises:
-        RunnerError: there is none, but there are runs.
-        ModelError: there is none.
+        RunnerError: there is no such model, but there are runs.
+        ModelError: there is no such model.
     """
     try:
         return models.choose(str(find_run(name, output_dir) or name))
@@ -39,34 +39,34 @@ def choose_run(name: str, output_dir: str | Path = RUNS) -> models.ModelChoice:
 
 
 def saved_format(choice: models.ModelChoice) -> PromptFormat | None:
-    """Return the prompt format saved with a model, unless it asks nothing (as `text` does)."""
+    """Return the prompt format saved with a model; None for one without prompt, such as `text`."""
     folder = models.download(choice)
     saved = PromptFormat.load(folder) if (folder / FILE_NAME).is_file() else None
     return saved if saved and saved.prompt_columns else None
 
 
 class LoadedModel:
-    """A model with its tokenizer, and the prompt format it is asked in.
+    """A model with its tokenizer and prompt format.
 
     Attributes:
-        choice: where it comes from.
-        prompt_format: None where the model continues what it is given.
+        choice: which model it is, and where its weights come from.
+        prompt_format: makes the prompts; None if the model continues plain text.
     """
 
     def __init__(self, choice: models.ModelChoice, prompt_format: PromptFormat | None = None):
-        """Load a model, and tell which; without a format it gets the one saved with it."""
+        """Load a model, and print which; the format is by default the one saved with it."""
         sys.stdout.write(f"model: {choice}\n")
         self.choice = choice
         self.prompt_format = prompt_format or saved_format(choice)
         self._model, self._tokenizer = models.load(choice)
 
     def ask(self, texts: Sequence[str], max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:
-        """Answer questions, each by itself; a text that is in a template already stays in it.
+        """Answer questions, each by itself; a text that is a prompt already is not wrapped again.
 
         Args:
             texts: questions; for a model without a format, texts to continue.
-            max_new_tokens: tokens an answer may have, 1 or more.
-            stop: strings that end an answer, beside those of the format.
+            max_new_tokens: maximum number of tokens of an answer, 1 or more.
+            stop: strings that end an answer, in addition to those of the format.
         """
         prompt_format, prompts = self.prompt_format, texts
         if prompt_format is not None:
@@ -78,7 +78,7 @@ class LoadedModel:
     def answer(
         self, prompts: Sequence[str], max_new_tokens: int, stop: Sequence[str] = ()
     ) -> list[str]:
-        """Answer prompts as they are; see `ask`."""
+        """Generate the answers to prompts; see `ask`."""
         stop = [*stop, *(self.prompt_format.stop if self.prompt_format else ())]
         return generate(
             self._model,

@@ -1,9 +1,10 @@
-"""The names of the original labs on today's engine; everything stays on this machine.
+"""`BasicModelRunner`, the interface of the original labs; everything runs on this machine.
 
     python -m utilities.runner chat RUN              talk to a model
-    python -m utilities.runner dashboard RUN [RUN …] write a run's page anew, beside other runs
+    python -m utilities.runner dashboard RUN [RUN …] rewrite a run's page, beside other runs
 
-RUN is the id that `BasicModelRunner.train` told, or the folder of any run; `chat` takes any model.
+RUN is the id that `BasicModelRunner.train` returned, or the folder of any run; `chat` takes any
+model.
 """
 
 import importlib.util
@@ -43,17 +44,17 @@ EXAMPLES = ("What is fine-tuning?", "How do I start?", "What do you think of Mar
 
 
 class BasicModelRunner:
-    """A model by name: ask it, train it on your rows, and compare.
+    """A model by name: generate, train on your rows, and compare.
 
-    A model that has a prompt format saved beside it (every run has) is asked in that format: it
-    gets bare questions, as it was taught. Any other model gets the text as it is, and continues it.
-    A text that is in the format already is not put into it twice.
+    If a prompt format is saved with the model (every run has one), inputs are questions, and the
+    prompts are made in that format. Any other model gets the inputs as they are, and continues
+    them. An input that is in the format already is not put into it twice.
 
     Attributes:
         model_name: `auto`, a hub id, a folder, or the id of a run in `output_dir`.
-        output_dir: where `train` makes its runs.
-        rows: what was loaded to train on: `question` and `answer`.
-        run: what `train` made, or None; from then on it answers.
+        output_dir: the folder of the runs that `train` makes.
+        rows: the loaded training rows: `question` and `answer`.
+        run: the run of the last `train`, which then generates the answers, or None.
 
     Example:
         `model = BasicModelRunner("EleutherAI/pythia-410m")`, then
@@ -61,7 +62,7 @@ class BasicModelRunner:
     """
 
     def __init__(self, model_name: str = "auto", output_dir: str | Path = RUNS):
-        """Remember the name; nothing is looked up or loaded before it is needed."""
+        """Keep the name; the model is looked up and loaded at the first use."""
         self.model_name, self.output_dir = str(model_name), Path(output_dir)
         self.rows: list[dict[str, str]] = []
         self.run: Run | None = None
@@ -72,43 +73,44 @@ class BasicModelRunner:
     def __call__(
         self, inputs: str | Iterable[str], max_new_tokens: int = 100, stop: Sequence[str] = ()
     ) -> str | list[str]:
-        """Answer greedily.
+        """Generate answers by greedy decoding.
 
         Args:
             inputs: a text, or several, which are answered in batches.
-            max_new_tokens: tokens an answer may have, 1 or more.
-            stop: strings that end an answer, beside those of the prompt format.
+            max_new_tokens: maximum number of tokens of an answer, 1 or more.
+            stop: strings that end an answer, in addition to those of the prompt format.
 
         Returns:
-            An answer, or a list of them in the order of the inputs.
+            An answer, or a list of answers in the order of the inputs.
 
         Raises:
             RunnerError: an input is not text.
             ModelError: see `models.choose`.
         """
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        if wrong := [text for text in texts if not isinstance(text, str)]:
-            raise RunnerError(f"expected text, or a list of texts, found {wrong[0]!r:.80}")
+        for text in texts:
+            if not isinstance(text, str):
+                raise RunnerError(f"expected text, or a list of texts, found {text!r:.80}")
         answers = self.loaded.ask(texts, max_new_tokens, stop)
         return answers[0] if isinstance(inputs, str) else answers
 
     @property
     def base(self) -> models.ModelChoice:
-        """The model of that name, from which `train` starts."""
+        """The model of that name, whose weights `train` starts from."""
         if self._base is None:
             self._base = choose_run(self.model_name, self.output_dir)
         return self._base
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model that answers, loaded at the first use."""
+        """The model that generates the answers, loaded at the first use."""
         if self._loaded is None:
             choice = models.choose(str(self.run.folder)) if self.run else self.base
             self._loaded = LoadedModel(choice)
         return self._loaded
 
     def load_data(self, data: Any, input_key: str = "input", output_key: str = "output") -> None:
-        """Take the rows to train on, in place of those loaded before.
+        """Load the training rows, in place of those loaded before.
 
         Rows without an input or an output are left out, with a warning.
 
@@ -122,30 +124,39 @@ class BasicModelRunner:
         """
         table = [row.values for row in read_table(data)]
         declared = {"question": input_key, "answer": output_key}
-        found = list(dict.fromkeys(chain.from_iterable(table)))
-        rows = list(map(columns_for(QUESTION_ANSWER, found, declared, "the data"), table))
-        faults = list(map(QUESTION_ANSWER.fault, rows))
-        if bad := list(filter(None, faults)):
-            logger.warning("the data: %d bad row(s) left out; the first: %s", len(bad), bad[0])
-        self.rows = bare_rows(row for row, fault in zip(rows, faults, strict=True) if not fault)
+        columns = list(dict.fromkeys(chain.from_iterable(table)))
+        to_format = columns_for(QUESTION_ANSWER, columns, declared, "the data")
+        rows, faults = [], []
+        for values in table:
+            row = to_format(values)
+            fault = row if isinstance(row, str) else QUESTION_ANSWER.fault(row)
+            if isinstance(row, str) or fault:
+                faults.append(fault)
+            else:
+                rows.append(row)
+        if faults:
+            logger.warning(
+                "the data: %d bad row(s) left out; the first: %s", len(faults), faults[0]
+            )
+        self.rows = bare_rows(rows)
 
     load_data_from_dataframe = load_data
 
     def load_data_from_jsonlines(
         self, path: str | Path, input_key: str = "input", output_key: str = "output"
     ) -> None:
-        """Take the rows of a JSON Lines file; see `load_data`."""
+        """Load the rows of a JSON Lines file; see `load_data`."""
         self._load_file("jsonl", path, input_key, output_key)
 
     def load_data_from_csv(
         self, path: str | Path, input_key: str = "input", output_key: str = "output"
     ) -> None:
-        """Take the rows of a CSV file; see `load_data`."""
+        """Load the rows of a CSV file; see `load_data`."""
         self._load_file("csv", path, input_key, output_key)
 
-    def _load_file(self, form: str, path: str | Path, question: str, answer: str) -> None:
+    def _load_file(self, file_format: str, path: str | Path, question: str, answer: str) -> None:
         source = Source(
-            kwargs={"path": str(path), "format": form},
+            kwargs={"path": str(path), "format": file_format},
             columns={"question": question, "answer": answer},
             on_bad_rows="skip",
         )
@@ -158,24 +169,24 @@ class BasicModelRunner:
         max_length: int = 512,
         **settings: Any,
     ) -> str:
-        """Train the model of that name on the rows; tell and return the run's id.
+        """Train the model of that name on the rows; print and return the run's id.
 
-        A tenth of the rows, chosen by what they ask, is held out for `evaluate`. Its loss is
-        watched, nothing is chosen by it.
+        A tenth of the rows, split by question, is held out for `evaluate`. The loss on it is
+        logged, and has no influence on the training.
 
-        The id is made of the model's name and a hash of model, rows and settings. So the same call
-        gives the same id, and takes the run that is there already.
+        The id is the model's name and a hash of model, rows and settings. So the same call gives
+        the same id, and reuses the run if it exists.
 
         Args:
-            is_public: accepted, and without effect: nothing leaves this machine.
+            is_public: accepted for compatibility, without effect: nothing leaves this machine.
             prompt_format: how a row becomes text; by default the model's own, else
                 `question_answer`.
-            max_length: tokens a row may have; see `tokenization.tokenize_rows`.
-            settings: as `training.Settings.of` takes them, such as `learning_rate=1e-4`.
+            max_length: maximum tokens of a row; see `tokenization.tokenize_rows`.
+            settings: fields of `training.Settings`, such as `learning_rate=1e-4`.
 
         Raises:
-            RunnerError: no data were loaded, or the format has no place for them.
-            LabError: see `training.train`.
+            RunnerError: no rows are loaded, or the format does not take question and answer.
+            LabError: see `training.run.train`.
         """
         if not self.rows:
             raise RunnerError(
@@ -195,13 +206,14 @@ class BasicModelRunner:
             model,
             tokenizer,
             features["train"],
-            self._place(prompt_format, max_length, settings),
+            self._run_folder(prompt_format, max_length, settings),
             checked,
             prompt_format=prompt_format,
             choice=self.base,
             eval_data=features["test"],
         )
-        self._held_out, self._loaded = parts["test"], None  # what was saved will answer
+        self._held_out = parts["test"]
+        self._loaded = None  # from now on the saved weights of the run generate the answers
         folder = self.run.folder
         page = write_dashboard(self.run)
         short = folder.name if self.output_dir == Path(RUNS) else folder
@@ -209,32 +221,33 @@ class BasicModelRunner:
         sys.stdout.write(f"playground: python -m utilities.runner chat {short}\n")
         return folder.name
 
-    def _place(
+    def _run_folder(
         self, prompt_format: PromptFormat, max_length: int, settings: dict[str, Any]
     ) -> Path:
+        """Return the run's folder: the model's name, and a hash of all that decides the result."""
         decisive = {key: value for key, value in settings.items() if key != "if_exists"}
-        made_of = [self.base.name, self.rows, prompt_format.model_dump(), max_length, decisive]
+        inputs = [self.base.name, self.rows, prompt_format.model_dump(), max_length, decisive]
         name = re.sub(r"[^\w.-]+", "-", self.base.name.split("/")[-1]).strip("-")
-        return self.output_dir / f"{name}-{fingerprint_of(made_of)[:8]}"
+        return self.output_dir / f"{name}-{fingerprint_of(inputs)[:8]}"
 
     def evaluate(self, max_new_tokens: int = 100) -> dict[str, Any]:
-        """Let the trained model and its base answer the questions held out from training.
+        """Generate answers of the trained model and its base to the held-out questions.
 
-        Both are asked in the prompt format of the run, and cut at its stop strings.
+        Both get prompts in the format of the run, and its stop strings.
 
         Returns:
-            `job_id`, the run's id, and `eval_results`: for each question `input`, the right
-            `target`, and `outputs`, first of the trained model, then of its base, each with
-            `model_name` and `output`.
+            `job_id`, the run's id, and `eval_results`: for each question `input`, `target` (the
+            reference answer), and `outputs`, first of the trained model, then of its base, each
+            with `model_name` and `output`.
 
         Raises:
-            RunnerError: nothing was trained here.
+            RunnerError: `train` was not called before.
         """
         if self.run is None:
             raise RunnerError("there is nothing to evaluate; call train() first")
-        asked = [row["question"] for row in self._held_out]
-        tuned = self.loaded.ask(asked, max_new_tokens)
-        base = LoadedModel(self.base, self.loaded.prompt_format).ask(asked, max_new_tokens)
+        questions = [row["question"] for row in self._held_out]
+        tuned = self.loaded.ask(questions, max_new_tokens)
+        base = LoadedModel(self.base, self.loaded.prompt_format).ask(questions, max_new_tokens)
         names = (self.run.folder.name, self.base.name)
         results = [
             {
@@ -255,16 +268,16 @@ def chat(
     max_new_tokens: int = 100,
     examples: Sequence[str] = EXAMPLES,
 ) -> "VBox | pd.DataFrame":
-    """Open a chat in a notebook; where nobody can type, answer examples instead.
+    """Open a chat in a notebook; if it is not interactive, answer examples instead.
 
     Args:
-        run: a runner, a run, or whatever `BasicModelRunner` takes as a name.
-        max_new_tokens: tokens an answer may have.
-        examples: what is asked where no chat can be shown.
+        run: a runner, a run, or a `model_name` of `BasicModelRunner`.
+        max_new_tokens: maximum number of tokens of an answer.
+        examples: the questions that are answered if no chat can be shown.
 
     Returns:
-        The chat, for the notebook to show: a text box, a button, and what was said. Without
-        ipywidgets, or where no frontend listens: a table with `you` and `model`.
+        The chat as a widget: a text box, a button, and the conversation. Without ipywidgets, or
+        without a frontend: a table with `you` and `model`.
 
     Raises:
         LabError: see `BasicModelRunner`.
@@ -276,10 +289,10 @@ def chat(
     has_widgets = importlib.util.find_spec("ipywidgets") is not None
     if has_widgets and is_interactive():
         return chat_box(Conversation(model, max_new_tokens))
-    missing = "nobody can type here" if has_widgets else "ipywidgets is not installed"
+    reason = "nobody can type here" if has_widgets else "ipywidgets is not installed"
     is_hub = model.choice.source.startswith("hub")
     sys.stdout.write(
-        f"No chat, because {missing}; here are answers to examples. In a terminal: "
+        f"No chat, because {reason}; here are answers to examples. In a terminal: "
         f"python -m utilities.runner chat {model.choice.name if is_hub else model.choice.folder}\n"
     )
     answers = [Conversation(model, max_new_tokens).say(text) for text in examples]

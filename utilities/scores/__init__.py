@@ -1,4 +1,4 @@
-"""Scores: metrics, intervals, tests, tables of predictions, and classes of errors.
+"""Scores: metrics, confidence intervals, paired tests, prediction tables, and error classes.
 
 The names are those of `__init__.pyi`; each loads its module when it is first used.
 """

@@ -29,7 +29,6 @@ from .prediction_tables import (
     prediction_table as prediction_table,
     score as score,
 )
-from .ranking import bradley_terry as bradley_terry
 from .statistics import (
     Estimate as Estimate,
     bootstrap as bootstrap,

@@ -1,8 +1,7 @@
-"""Error analysis: where each kind of wrong is most frequent, and what to change.
+"""Error analysis of prediction tables: which errors occur where, and what to change.
 
-All of it reads prediction tables: the classes of `error_classes` and the change each one asks for,
-clusters of errors, flips between two systems, how much a model's confidence says, and how well
-off-topic questions are told from others.
+Counts of the classes of `error_classes` with advice, slices, clusters of errors, flips between two
+systems, calibration of a model's confidence, and precision and recall of refusals.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from utilities.scores.table_columns import need_columns, paired_rows, question_c
 
 
 def classify(table: pd.DataFrame, refusal: str | None = None) -> pd.Series:
-    """Return the class of every row of a prediction table.
+    """Return the error class of each row of a prediction table.
 
     Args:
         table: `prediction`, `reference`, and `question` or `prompt`; perhaps `stopped`.
@@ -27,17 +26,18 @@ def classify(table: pd.DataFrame, refusal: str | None = None) -> pd.Series:
     Raises:
         AnalysisError: a column is missing.
     """
-    asked = question_column(table)
-    need_columns(table, {asked, "prediction", "reference"})
-    vocabulary = {w for name in (asked, "reference") for text in table[name] for w in words(text)}
+    question = question_column(table)
+    need_columns(table, {question, "prediction", "reference"})
+    texts = [*table[question], *table["reference"]]
+    vocabulary = {word for text in texts for word in words(text)}
     stopped = table["stopped"] if "stopped" in table else ["end_of_text"] * len(table)
-    rows = zip(table[asked], table["prediction"], table["reference"], stopped, strict=True)
-    found = [error_class(*row, refusal, vocabulary) for row in rows]
-    return pd.Series(found, index=table.index, name="error_class", dtype=object)
+    rows = zip(table[question], table["prediction"], table["reference"], stopped, strict=True)
+    classes = [error_class(*row, refusal, vocabulary) for row in rows]
+    return pd.Series(classes, index=table.index, name="error_class", dtype=object)
 
 
 def error_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Count the classes of each system's predictions, the most frequent first.
+    """Count the error classes of each system's predictions, the most frequent first.
 
     Args:
         table: `system`, `error_class`, `prediction`; `question` or `prompt`.
@@ -50,30 +50,30 @@ def error_counts(table: pd.DataFrame) -> pd.DataFrame:
         AnalysisError: a column is missing.
     """
     need_columns(table, {"system", "error_class", "prediction"})
-    asked = question_column(table)
+    question = question_column(table)
     lines = []
     for system, rows in table.groupby("system", sort=False):
         for name, count in rows["error_class"].value_counts().items():
             first = rows[rows["error_class"] == name].iloc[0]
             share = wilson_interval(count, len(rows))._asdict()
-            example = f"{first[asked].strip()} → {first['prediction']}"
+            example = f"{first[question].strip()} → {first['prediction']}"
             line = {"system": system, "error_class": name, "count": count, **share}
             lines.append({**line, "example": example, "advice": ADVICE[name]})
     return pd.DataFrame(lines)
 
 
 def slices(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Say where each class of errors is most frequent.
+    """Find the slice of the rows in which each error class is most frequent.
 
     Args:
         table: `system`, `error_class`, `prompt`, and the columns to slice by.
-        by: columns such as `topic`; the prompt's length in words, in quarters, always comes too.
+        by: columns such as `topic`; the quartiles of the prompt's length in words are added.
 
     Returns:
         One row per system, class and column, for the slice with the largest share: `system`,
         `error_class`, `column`, `slice`, `count`, `n`, `value`, `low`, `high`, `elsewhere` (the
-        share in all other slices; NaN when there is none). With many slices, the largest share is
-        large by luck alone; look at its interval.
+        share in all other slices; NaN if there is none). With many slices, the largest share is
+        large by chance alone; look at its interval.
 
     Raises:
         AnalysisError: a column is missing.
@@ -105,16 +105,16 @@ def slices(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def clusters(table: pd.DataFrame, count: int = 5, seed: int = 42) -> pd.DataFrame:
-    """Group wrong predictions that have words in common, to find what the classes do not name.
+    """Cluster wrong predictions by their words (k-means), to find errors that no class names.
 
     Args:
         table: `error_class`, `prediction`, and `question` or `prompt`.
-        count: groups at most.
-        seed: of k-means.
+        count: maximum number of clusters.
+        seed: seed of k-means.
 
     Returns:
-        One row per group, the largest first: `size`, `words` (those that stand out), `classes`
-        (the most frequent), `example`. Empty when nothing is wrong.
+        One row per cluster, the largest first: `size`, `words` (the most characteristic),
+        `classes` (the most frequent), `example`. Empty if no prediction is wrong.
 
     Raises:
         AnalysisError: a column is missing.
@@ -122,25 +122,26 @@ def clusters(table: pd.DataFrame, count: int = 5, seed: int = 42) -> pd.DataFram
     from sklearn.cluster import KMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    asked = question_column(table)
-    need_columns(table, {"error_class", "prediction", asked})
+    question = question_column(table)
+    need_columns(table, {"error_class", "prediction", question})
     wrong = table[table["error_class"] != "right"]
-    texts = [f"{q} {p}" for q, p in zip(wrong[asked], wrong["prediction"], strict=True)]
+    texts = [f"{q} {p}" for q, p in zip(wrong[question], wrong["prediction"], strict=True)]
     columns = ["size", "words", "classes", "example"]
     if not any(map(words, texts)):
         return pd.DataFrame(columns=columns)
     vectorizer = TfidfVectorizer(analyzer=words)
     vectors = vectorizer.fit_transform(texts)
-    distinct = len({tuple(row.indices) for row in vectors})
+    distinct = len({tuple(row.indices) for row in vectors})  # k-means needs as many at least
     means = KMeans(min(count, distinct), n_init=4, random_state=seed).fit(vectors)
     names, lines = vectorizer.get_feature_names_out(), []
-    everywhere = np.asarray(vectors.mean(axis=0)).ravel()
+    mean_of_all = np.asarray(vectors.mean(axis=0)).ravel()
     for group, center in enumerate(means.cluster_centers_):
         rows = wrong[means.labels_ == group]
         common = rows["error_class"].value_counts().index[:2]
-        standing_out = ", ".join(names[(center - everywhere).argsort()[::-1][:5]])
-        example = f"{rows[asked].iloc[0].strip()} → {rows['prediction'].iloc[0]}"
-        lines.append([len(rows), standing_out, ", ".join(common), example])
+        # Words that weigh more here than in all texts, by how much more.
+        characteristic = ", ".join(names[(center - mean_of_all).argsort()[::-1][:5]])
+        example = f"{rows[question].iloc[0].strip()} → {rows['prediction'].iloc[0]}"
+        lines.append([len(rows), characteristic, ", ".join(common), example])
     return pd.DataFrame(lines, columns=columns).sort_values(
         "size", ascending=False, ignore_index=True
     )
@@ -149,20 +150,20 @@ def clusters(table: pd.DataFrame, count: int = 5, seed: int = 42) -> pd.DataFram
 def flips(
     table: pd.DataFrame, first: str, second: str, metric: str = "normalized_exact_match"
 ) -> pd.DataFrame:
-    """Return the rows that one system has right and another wrong.
+    """Return the rows on which one system is right and the other is wrong.
 
     Args:
-        table: `row` (which question), `system`, `prediction`, `reference` and the metric.
-        first: a system, before.
-        second: a system, after.
-        metric: a column of true and false.
+        table: `row` (number of the question), `system`, `prediction`, `reference` and the metric.
+        first: the system before a change.
+        second: the system after it.
+        metric: a column of booleans.
 
     Returns:
         `change` (`wrong → right` or `right → wrong`), the row's columns, `first` and `second`
-        (what each answered), indexed by `row`.
+        (their answers), indexed by `row`.
 
     Raises:
-        AnalysisError: a column or system is missing, or the two answered other rows.
+        AnalysisError: a column or system is missing, or the two answered different rows.
     """
     before, after = paired_rows(table, first, second, {metric})
     marks = pd.DataFrame({"first": before[metric], "second": after[metric]}).astype(bool)
@@ -179,20 +180,21 @@ def flips(
 def calibration(
     table: pd.DataFrame, metric: str = "normalized_exact_match", bins: int = 5
 ) -> tuple[pd.DataFrame, float]:
-    """Say whether a model's confidence tells if it is right.
+    """Return a reliability table of a model's confidence, and its ROC AUC.
 
     Confidence is the probability of the answer per token: exp(log-probability / tokens).
 
     Args:
         table: `log_probability`, `tokens` and the metric, of one system; rows without a
             log-probability are left out.
-        metric: a column of true and false.
-        bins: groups of like size.
+        metric: a column of booleans.
+        bins: number of groups of equal size.
 
     Returns:
-        (`confidence` (mean, 0 to 1), `value`, `low`, `high` (share right, with its interval), `n`
-        per group; how often a right answer is the more confident of a right and a wrong one, 0 to
-        1: 0.5 is chance, NaN when all are right or all wrong).
+        (a table with `confidence` (mean, 0 to 1), `value`, `low`, `high` (share of right answers
+        with its interval) and `n` per group; the AUC: how often the right one of a right and a
+        wrong answer has the higher confidence, 0 to 1. 0.5 is chance; NaN if all are right or all
+        wrong).
 
     Raises:
         AnalysisError: a column is missing, or no row has a log-probability.
@@ -204,41 +206,43 @@ def calibration(
     known = np.isfinite(numbers).all(axis=1) & (numbers["tokens"] > 0)
     if not known.any():
         raise AnalysisError("no row has a finite log-probability, so confidence is not known")
-    sure = np.exp(numbers["log_probability"] / numbers["tokens"])[known]
+    confidence = np.exp(numbers["log_probability"] / numbers["tokens"])[known]
     hits = table[metric][known].astype(bool)
-    groups = pd.qcut(sure.rank(method="first"), min(bins, len(sure)), labels=False)
+    # By rank, since many equal confidences would leave qcut without distinct edges.
+    ranks = confidence.rank(method="first")
+    groups = pd.qcut(ranks, min(bins, len(confidence)), labels=False)
     lines = []
-    for _, places in sure.groupby(groups):
-        right = hits[places.index]
-        line = {"confidence": places.mean(), **share_of(right)._asdict(), "n": len(right)}
+    for _, group in confidence.groupby(groups):
+        right = hits[group.index]
+        line = {"confidence": group.mean(), **share_of(right)._asdict(), "n": len(right)}
         lines.append(line)
-    auc = float(roc_auc_score(hits, sure)) if hits.nunique() == 2 else float("nan")
+    auc = float(roc_auc_score(hits, confidence)) if hits.nunique() == 2 else float("nan")
     return pd.DataFrame(lines), auc
 
 
 def refusals(table: pd.DataFrame, refusal: str) -> pd.DataFrame:
-    """Say how well each system turns off-topic questions down, and only these.
+    """Return precision and recall of each system's refusals of off-topic questions.
 
     Args:
         table: `system`, `prediction`, `reference`.
-        refusal: what an answer says that turns the question down.
+        refusal: text of an answer that turns a question down.
 
     Returns:
-        Two rows a system: `metric` `precision` (of what it turned down, how much was off-topic) and
-        `recall` (of what was off-topic, how much it turned down); `value`, `low`, `high` (0 to 1),
-        `n`. Left out where n is 0.
+        Two rows per system: `metric` is `precision` (share of the refused questions that are
+        off-topic) or `recall` (share of the off-topic questions that are refused); `value`, `low`,
+        `high` (0 to 1), `n`. Left out where n is 0.
 
     Raises:
         AnalysisError: a column is missing.
     """
     need_columns(table, {"system", "prediction", "reference"})
-    said = np.array([turns_down(text, refusal) for text in table["prediction"]], dtype=bool)
-    meant = np.array([turns_down(text, refusal) for text in table["reference"]], dtype=bool)
+    refused = np.array([turns_down(text, refusal) for text in table["prediction"]], dtype=bool)
+    off_topic = np.array([turns_down(text, refusal) for text in table["reference"]], dtype=bool)
     lines = []
     for system in table["system"].unique():
         own = (table["system"] == system).to_numpy()
-        for metric, of in (("precision", own & said), ("recall", own & meant)):
-            if of.any():
-                share = share_of((said & meant)[of])._asdict()
-                lines.append({"system": system, "metric": metric, **share, "n": int(of.sum())})
+        for metric, base in (("precision", own & refused), ("recall", own & off_topic)):
+            if base.any():
+                share = share_of((refused & off_topic)[base])._asdict()
+                lines.append({"system": system, "metric": metric, **share, "n": int(base.sum())})
     return pd.DataFrame(lines, columns=["system", "metric", "value", "low", "high", "n"])

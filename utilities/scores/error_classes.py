@@ -1,6 +1,6 @@
-"""What kind of wrong a prediction is: rules that put it into one class, from the texts alone.
+"""Error classes: rules that put a prediction into one class, from the texts alone.
 
-They were tried on 150 labelled predictions (`tests/labelled_predictions.jsonl`, made up and
+They were tested on 150 labelled predictions (`tests/labelled_predictions.jsonl`, made up and
 labelled by one author, so real ones may be harder).
 """
 
@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
+from typing import Any
 
 from rapidfuzz.distance import OSA, LCSseq
 
@@ -33,7 +34,7 @@ ADVICE = {
     "responses.",
     "unrelated": "Add rows on what these questions ask; it may not be in the data at all.",
 }
-"""Each class of predictions, with the change of data or settings to try first."""
+"""The error classes, each with the change of data or settings to try first."""
 
 
 _MARKUP = re.compile(
@@ -44,7 +45,7 @@ _MARKUP = re.compile(
 )
 
 
-_TURNED_DOWN = re.compile(
+_REFUSAL_PHRASE = re.compile(
     r"\b(?:sorry|(?:can ?not|can't|unable to) (?:help|answer)|i (?:do not|don't) know)\b", re.I
 )
 
@@ -53,20 +54,22 @@ _PIECES = re.compile(r"[^\W_]+")
 
 
 def turns_down(text: str, refusal: str | None) -> bool:
-    """Say whether an answer turns a question down.
+    """Whether an answer refuses a question.
 
     Args:
         text: the answer.
-        refusal: what such answers say, such as `let's get back to fine-tuning`; small slips in it
-            are forgiven, and common phrases (`sorry`, `I cannot help`) count too.
+        refusal: text of refusals, such as `let's get back to fine-tuning`. It matches with small
+            deviations, and common phrases (`sorry`, `I cannot help`) match too. None: no answer
+            is a refusal.
     """
     if not refusal:
         return False
-    said, wanted = words(text), words(refusal)
-    size = len(wanted)
-    ends = range(max(1, len(said) - size + 1))
-    closest = max((_alike(said[end : end + size], wanted) for end in ends), default=0.0)
-    return closest >= 0.8 or bool(_TURNED_DOWN.search(text))
+    answer, phrase = words(text), words(refusal)
+    # The most similar window of as many words as the refusal has.
+    starts = range(max(1, len(answer) - len(phrase) + 1))
+    windows = (answer[start : start + len(phrase)] for start in starts)
+    closest = max((_dice(window, phrase) for window in windows), default=0.0)
+    return closest >= 0.8 or bool(_REFUSAL_PHRASE.search(text))
 
 
 def error_class(
@@ -80,53 +83,60 @@ def error_class(
     """Return the class of one prediction, a key of `ADVICE`.
 
     Args:
-        question: what was asked.
-        prediction: what was answered.
-        reference: what should have been.
-        stopped: what ended the answer; see `inference.Answer`.
-        refusal: what an answer says that turns the question down; None when none should.
-        vocabulary: normalized words that exist; a misspelling is none of them.
+        question: the question, or the prompt.
+        prediction: the model's answer.
+        reference: the right answer.
+        stopped: what ended the answer; see `inference.answers.Answer`.
+        refusal: see `turns_down`; None if no answer should be a refusal.
+        vocabulary: normalized words that exist; a misspelt word is not among them.
 
     Example:
         >>> error_class("How do I start?", "Run make test.", "Run make course.")
         'wrong_fact'
     """
-    said, wanted, asked = words(prediction), words(reference), words(question)
-    off_topic = turns_down(reference, refusal)
+    # The order decides: a prediction gets the first class whose rule applies.
+    answer, target, asked = words(prediction), words(reference), words(question)
     if _same(prediction, reference):
         return "right"
-    if not said:
+    if not answer:
         return "empty"
-    if _goes_in_circles(prediction) and not _goes_in_circles(reference):
+    if _is_repetitive(prediction) and not _is_repetitive(reference):
         return "repetition"
     if stopped == "max_new_tokens":
         return "never_stops"
     if _json(reference) is not None and _json(prediction) is None:
         return "broken_format"
-    if _echoes(said, asked, wanted):
+    if _echoes(answer, asked, target):
         return "echo"
     if _is_broken(prediction, reference):
         return "broken_format"
-    if _is_misspelt(said, wanted, {*vocabulary, *wanted, *asked}):
+    if _is_misspelt(answer, target, {*vocabulary, *target, *asked}):
         return "misspelling"
+    off_topic = turns_down(reference, refusal)
     if turns_down(prediction, refusal):
         return "right" if off_topic else "refused_on_topic"
-    kept = LCSseq.similarity(said, wanted)
-    if kept >= 0.8 * len(said) and len(said) <= 0.7 * len(wanted):
+    return _class_by_content(answer, target, off_topic)
+
+
+def _class_by_content(answer: Sequence[str], target: Sequence[str], off_topic: bool) -> str:
+    """Return the class of an answer that is well formed but not right, by the words in common."""
+    common = LCSseq.similarity(answer, target)
+    if common >= 0.8 * len(answer) and len(answer) <= 0.7 * len(target):
         return "too_short"
     if off_topic:
         return "answered_off_topic"
-    if kept >= 0.8 * len(wanted) and len(said) >= 1.4 * len(wanted) + 1:
+    if common >= 0.8 * len(target) and len(answer) >= 1.4 * len(target) + 1:
         return "too_long"
-    return "wrong_fact" if _alike(said, wanted) >= 0.5 else "unrelated"
+    return "wrong_fact" if _dice(answer, target) >= 0.5 else "unrelated"
 
 
-def _alike(first: Sequence[str], second: Sequence[str]) -> float:
-    """Return twice the words that both have in order, by all their words: 0 to 1."""
+def _dice(first: Sequence[str], second: Sequence[str]) -> float:
+    """Return the Dice coefficient of two word sequences, by their longest common subsequence."""
     return 2 * LCSseq.similarity(first, second) / max(1, len(first) + len(second))
 
 
-def _json(text: str):
+def _json(text: str) -> dict[str, Any] | list[Any] | None:
+    """Return the JSON object or array that a text is, or None."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -135,36 +145,43 @@ def _json(text: str):
 
 
 def _same(prediction: str, reference: str) -> bool:
-    wanted = _json(reference)
-    if wanted is not None:
-        return _json(prediction) == wanted
+    """Whether two texts are equal, as JSON or after `normalize`, and in the same form."""
+    target = _json(reference)
+    if target is not None:
+        return _json(prediction) == target
     return normalize(prediction) == normalize(reference) and not _is_broken(prediction, reference)
 
 
-def _goes_in_circles(text: str) -> bool:
-    """Say whether a run of words comes three times in a row, or most runs of three came before."""
+def _is_repetitive(text: str) -> bool:
+    """Whether a sequence of words occurs three times in a row, or most trigrams are repeated."""
     pieces = _PIECES.findall(text.lower())
-    pieces = list("".join(pieces)) if len(pieces) < 3 else pieces  # scripts without spaces
+    if len(pieces) < 3:  # scripts without spaces: characters instead of words
+        pieces = list("".join(pieces))
     n = len(pieces)
     for period in range(1, n // 3 + 1):
+        # `same` counts the pieces in a row that are equal to the one a period before them: after
+        # two periods of them, the first sequence and its two repetitions are complete. They must
+        # be a third of the text, and four pieces long, or "very, very, very" would count.
         same = 0
-        for place in range(period, n):
-            same = same + 1 if pieces[place] == pieces[place - period] else 0
+        for index in range(period, n):
+            same = same + 1 if pieces[index] == pieces[index - period] else 0
             if same >= 2 * period and same + period >= max(4, n / 3):
                 return True
-    runs = list(zip(pieces, pieces[1:], pieces[2:], strict=False))
-    return n >= 12 and len(set(runs)) < 0.6 * len(runs)
+    trigrams = list(zip(pieces, pieces[1:], pieces[2:], strict=False))
+    return n >= 12 and len(set(trigrams)) < 0.6 * len(trigrams)
 
 
-def _echoes(said: Sequence[str], asked: Sequence[str], wanted: Sequence[str]) -> bool:
-    if len(said) < 3 or len(asked) > 80:  # of a long text nearly every word is known
+def _echoes(answer: Sequence[str], asked: Sequence[str], target: Sequence[str]) -> bool:
+    """Whether an answer consists of the question's words, by their first five letters."""
+    if len(answer) < 3 or len(asked) > 80:  # a long question contains nearly every word
         return False
-    stems, known = [word[:5] for word in said], {word[:5] for word in asked}
-    from_question = sum(stem in known for stem in stems) / len(stems)
-    return from_question >= 0.65 and _alike(said, wanted) < 0.5
+    stems, question_stems = [word[:5] for word in answer], {word[:5] for word in asked}
+    from_question = sum(stem in question_stems for stem in stems) / len(stems)
+    return from_question >= 0.65 and _dice(answer, target) < 0.5
 
 
 def _is_broken(prediction: str, reference: str) -> bool:
+    """Whether a prediction lacks the reference's form (JSON, list), or has markup of its own."""
     if (_json(reference) is None) != (_json(prediction) is None):
         return True
     listed = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
@@ -173,17 +190,18 @@ def _is_broken(prediction: str, reference: str) -> bool:
     return bool(_MARKUP.search(prediction)) and not _MARKUP.search(reference)
 
 
-def _is_misspelt(said: list[str], wanted: list[str], vocabulary: set[str]) -> bool:
-    """Say whether only words differ that do not exist, and by a slip of the fingers each."""
-    slips = 0
-    for kind, a, b, c, d in SequenceMatcher(None, said, wanted, autojunk=False).get_opcodes():
+def _is_misspelt(answer: list[str], target: list[str], vocabulary: set[str]) -> bool:
+    """Whether the texts differ only in misspelt words, and in less than half of the words."""
+    misspelt = 0
+    for kind, a, b, c, d in SequenceMatcher(None, answer, target, autojunk=False).get_opcodes():
         if kind == "equal":
             continue
-        wrong, right = "".join(said[a:b]), "".join(wanted[c:d])
+        # Joined, so that a word that is split in two is one deviation.
+        wrong, right = "".join(answer[a:b]), "".join(target[c:d])
         allowed = max(1, len(right) // 4)
-        is_slip = OSA.distance(wrong, right, score_cutoff=allowed) <= allowed
-        exists = all(word in vocabulary for word in said[a:b])
-        if exists or not is_slip or re.search(r"\d", wrong + right):
+        is_close = OSA.distance(wrong, right, score_cutoff=allowed) <= allowed
+        exists = all(word in vocabulary for word in answer[a:b])
+        if exists or not is_close or re.search(r"\d", wrong + right):
             return False
-        slips += 1
-    return bool(slips) and 2 * slips < max(3, len(wanted))
+        misspelt += 1
+    return bool(misspelt) and 2 * misspelt < max(3, len(target))

@@ -1,7 +1,7 @@
-"""Scores for generated text, row by row and for all rows.
+"""Metrics for generated text, row by row and for all rows.
 
-Each compares a prediction with its reference and has its range beside it in `RANGES`. None of them
-knows whether a sentence is true: they count what the two texts have in common.
+Each compares a prediction with its reference; `RANGES` has their ranges. None of them knows whether
+a sentence is true: they count what the two texts have in common.
 """
 
 import functools
@@ -9,20 +9,21 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from utilities.scores.statistics import Estimate, bootstrap, share_of
 
-# Scripts that are written without spaces: each sign counts as a word.
+# Chinese and Japanese, which are written without spaces: each character counts as a word.
 _SIGN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 
 
 _WORD = re.compile(rf"[{_SIGN}]|[^\s{_SIGN}]+")
 
 
-# Signs that say which number it is: 1.5, 1/2, 12:30, -5.
+# Punctuation that is part of a number: 1.5, 1/2, 12:30, -5.
 _OF_NUMBERS = re.compile(r"(?<=\d)[./:\u2044](?=\d)|(?<![\w)])[-\u2212](?=\d)")
 
 
@@ -32,8 +33,8 @@ _LETTERS = re.compile(rf"[{_SIGN}]|[^\W_{_SIGN}]+")
 def normalize(text: str) -> str:
     """Return text in lower case, without punctuation and symbols, with single spaces.
 
-    Those of numbers stay, or 1.5 would equal 15; but for the comma, which only groups digits.
-    Articles stay, unlike in SQuAD's script: in short answers they are part of what is learned.
+    Punctuation of numbers is kept, or 1.5 would equal 15, except for the comma, which only groups
+    digits. Articles are kept, unlike in SQuAD's script: in short answers they are learned too.
 
     Example:
         >>> normalize("  Run `make  course`. ")
@@ -41,27 +42,27 @@ def normalize(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     if not folded.isalnum():
-        needed = {found.start() for found in _OF_NUMBERS.finditer(folded)}
+        kept = {match.start() for match in _OF_NUMBERS.finditer(folded)}
         folded = "".join(
-            sign
-            for place, sign in enumerate(folded)
-            if unicodedata.category(sign)[0] not in "PS" or place in needed
+            character
+            for index, character in enumerate(folded)
+            if unicodedata.category(character)[0] not in "PS" or index in kept
         )
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text after `normalize`; Chinese and Japanese signs one by one."""
+    """Return the words of a text after `normalize`; Chinese and Japanese characters one by one."""
     return _WORD.findall(normalize(text))
 
 
 def is_exact_match(prediction: str, reference: str, normalized: bool = False) -> bool:
-    """Say whether a prediction equals the reference, white space at the ends aside.
+    """Whether a prediction equals the reference, without white space at the ends.
 
     Args:
-        prediction: what the model wrote.
-        reference: what it should have written.
-        normalized: compare after `normalize`, which forgives case and punctuation.
+        prediction: the model's answer.
+        reference: the right answer.
+        normalized: compare after `normalize`, which ignores case and punctuation.
     """
     if normalized:
         return normalize(prediction) == normalize(reference)
@@ -69,18 +70,18 @@ def is_exact_match(prediction: str, reference: str, normalized: bool = False) ->
 
 
 def contains(prediction: str, reference: str) -> bool:
-    """Say whether the reference's words stand in the prediction, in a row; never when it has none.
+    """Whether the prediction contains the reference's words in a row; False if it has no words.
 
     Example:
         >>> contains("I think it is Paris, of course.", "Paris")
         True
     """
-    looked_for = " ".join(words(reference))
-    return bool(looked_for) and f" {looked_for} " in f" {' '.join(words(prediction))} "
+    phrase = " ".join(words(reference))
+    return bool(phrase) and f" {phrase} " in f" {' '.join(words(prediction))} "
 
 
 def token_f1(prediction: str, reference: str) -> float:
-    """Return the harmonic mean of precision and recall of words, 0 to 1; order does not count.
+    """Return token F1, 0 to 1: the harmonic mean of the words' precision and recall.
 
     Source:
         P. Rajpurkar et al., "SQuAD" (2016), but articles count.
@@ -89,33 +90,33 @@ def token_f1(prediction: str, reference: str) -> float:
         >>> round(token_f1("One pass", "One pass over the rows."), 3)
         0.571
     """
-    said, wanted = words(prediction), words(reference)
-    common = sum((Counter(said) & Counter(wanted)).values())
-    if not said or not wanted:
-        return float(said == wanted)
-    return 2 * common / (len(said) + len(wanted))
+    predicted, expected = words(prediction), words(reference)
+    common = sum((Counter(predicted) & Counter(expected)).values())
+    if not predicted or not expected:
+        return float(predicted == expected)
+    return 2 * common / (len(predicted) + len(expected))
 
 
 def repetition(prediction: str) -> float:
-    """Return the share of three-word runs that came before in the same text, 0 to 1.
+    """Return the share of repeated word trigrams, 0 to 1.
 
-    Above about a half the text goes in circles.
+    Above about a half the text repeats itself.
 
     Example:
         >>> repetition("the mask of the mask of the mask")
         0.5
     """
-    found = words(prediction)
-    runs = list(zip(found, found[1:], found[2:], strict=False))
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    predicted = words(prediction)
+    trigrams = list(zip(predicted, predicted[1:], predicted[2:], strict=False))
+    return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
 
 
 @functools.cache
-def _rouge_scorer():
+def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
     class Tokenizer:
-        # The package's own drops all that is not ASCII.
+        # The package's own tokenizer drops all characters that are not ASCII.
         def tokenize(self, text: str) -> list[str]:
             return _LETTERS.findall(text.lower())
 
@@ -126,17 +127,17 @@ def rouge(prediction: str, reference: str) -> dict[str, float]:
     """Return ROUGE-1, ROUGE-2 and ROUGE-L as F1, each 0 to 1, without stemming.
 
     Source:
-        C.-Y. Lin, "ROUGE" (2004), by the package rouge-score, with words of any script.
+        C.-Y. Lin, "ROUGE" (2004); computed by the package rouge-score, with words of any script.
     """
     scores = _rouge_scorer().score(reference, prediction)
     return {name: score.fmeasure for name, score in scores.items()}
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """Return what BLEU is made of, by sacrebleu: float64 of shape (n, 10).
+    """Return BLEU's sufficient statistics, by sacrebleu: float64 of shape (n, 10).
 
-    Columns: matching runs of 1 to 4 words, all runs of 1 to 4 words, words of the prediction, words
-    of the reference. Sums over rows give BLEU over these rows; see `bleu_of`.
+    Columns: matching n-grams of 1 to 4 words, all n-grams of 1 to 4 words, words of the prediction,
+    words of the reference. Their sums over rows give the BLEU of these rows; see `bleu_of`.
     """
     from sacrebleu.metrics import BLEU
 
@@ -147,39 +148,42 @@ def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> np.nda
 
 
 def bleu_of(counts: np.ndarray, sentence: bool = False) -> np.ndarray:
-    """Return BLEU, 0 to 100, of sums over rows of what `bleu_counts` returns.
+    """Return BLEU, 0 to 100, from sums of the rows of `bleu_counts`; float64 of shape (…).
 
     Args:
         counts: of shape (…, 10).
-        sentence: leave out run lengths that the prediction is too short for.
+        sentence: leave out n-gram orders that the prediction is too short for.
 
     Source:
-        K. Papineni et al., "BLEU" (2002); run lengths without a match are smoothed ("exp") as in
+        K. Papineni et al., "BLEU" (2002); orders without a match are smoothed ("exp") as in
         M. Post, "A call for clarity in reporting BLEU scores" (2018). Equal to sacrebleu's.
     """
-    matches, runs = counts[..., :4], counts[..., 4:8]
-    said, wanted = counts[..., 8], counts[..., 9]
-    missed = (matches == 0) & (runs > 0)
+    matches, totals = counts[..., :4], counts[..., 4:8]
+    predicted, expected = counts[..., 8], counts[..., 9]
+    # Smoothing: the first order without a match counts 1/2 match, the second 1/4, and so on.
+    missed = (matches == 0) & (totals > 0)
     matches = np.where(missed, 0.5 ** missed.cumsum(-1), matches)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(matches / runs)
-        used = runs > 0 if sentence else np.ones_like(runs, dtype=bool)
-        mean = np.where(used, logs, 0).sum(-1) / used.sum(-1)
-        value = 100 * np.exp(mean + np.minimum(0, 1 - wanted / said))
+        log_precisions = np.log(matches / totals)
+        used = totals > 0 if sentence else np.ones_like(totals, dtype=bool)
+        mean = np.where(used, log_precisions, 0).sum(-1) / used.sum(-1)
+        brevity_penalty = np.minimum(0, 1 - expected / predicted)
+        value = 100 * np.exp(mean + brevity_penalty)
+    # Without one match at all, BLEU is 0 and not what smoothing makes of it.
     return np.where((counts[..., :4].sum(-1) > 0) & np.isfinite(value), value, 0.0)
 
 
 def chrf(prediction: str, reference: str) -> float:
-    """Return chrF, 0 to 100: an F-score of runs of 1 to 6 characters, recall counting more.
+    """Return chrF, 0 to 100: the F2 score of character n-grams of 1 to 6.
 
     Source:
-        M. Popović, "chrF" (2015), by sacrebleu.
+        M. Popović, "chrF" (2015); computed by sacrebleu.
     """
     return _chrf_scorer().sentence_score(prediction, [reference]).score
 
 
 @functools.cache
-def _chrf_scorer():
+def _chrf_scorer() -> Any:
     from sacrebleu.metrics import CHRF
 
     return CHRF()
@@ -188,19 +192,19 @@ def _chrf_scorer():
 def tfidf_similarity(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """Return the cosine of each pair's TF-IDF vectors over words: 0 to 1, float64 of shape (n,).
 
-    Rare words weigh more than common ones; how rare, the references say, so that what a prediction
-    gets does not depend on the other predictions.
+    Document frequencies are those of the references, so that the value of a prediction does not
+    depend on the other predictions.
     """
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
     counter = CountVectorizer(analyzer=words)
     try:
         counter.fit([*predictions, *references])
-    except ValueError:  # not one word in all of them
+    except ValueError:  # no words in any text
         return np.zeros(len(predictions))
-    said, wanted = counter.transform(predictions), counter.transform(references)
-    weigh = TfidfTransformer().fit(wanted)
-    products = weigh.transform(said).multiply(weigh.transform(wanted))
+    predicted, expected = counter.transform(predictions), counter.transform(references)
+    tfidf = TfidfTransformer().fit(expected)
+    products = tfidf.transform(predicted).multiply(tfidf.transform(expected))
     return np.asarray(products.sum(axis=1)).ravel().clip(0, 1)
 
 
@@ -208,28 +212,8 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the cosine of each pair of rows, -1 to 1: float64 of shape (n,)."""
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    # Rounding may go beyond 1 by a hair.
+    # Rounding may exceed 1 in the last digit.
     return ((first * second).sum(axis=1) / np.where(lengths > 0, lengths, 1)).clip(-1, 1)
-
-
-def sentence_similarity(
-    predictions: Sequence[str], references: Sequence[str], model: str = "all-MiniLM-L6-v2"
-) -> np.ndarray:
-    """Return the cosine of sentence embeddings, -1 to 1: float64 of shape (n,).
-
-    Args:
-        predictions: texts.
-        references: as many.
-        model: a hub id or folder of a sentence-transformers model.
-
-    Raises:
-        ImportError: sentence-transformers is not installed.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    encoder = SentenceTransformer(model)
-    pair = [encoder.encode(list(texts)) for texts in (predictions, references)]
-    return cosines(*map(np.asarray, pair))
 
 
 RANGES = {
@@ -245,22 +229,22 @@ RANGES = {
     "rougeL": (0, 1),
     "tfidf_similarity": (0, 1),
     "state_similarity": (-1, 1),
-    "sentence_similarity": (-1, 1),
     "repetition": (0, 1),
     "words": (0, np.inf),
     "perplexity": (1, np.inf),
 }
-"""Every column that `summarize` knows, with the lowest and the highest value it can have.
+"""The metrics that `summarize` computes, each with its lowest and highest possible value.
 
-Of `repetition` less is better, of `perplexity` too; `words` is neither; of all others more is.
+Lower is better for `repetition` and `perplexity`, neither for `words`, higher for all others.
 """
 
 
 SHARES = ("exact_match", "normalized_exact_match", "turned_down", "contains")
+"""The metrics that are true or false for a row."""
 
 
 def score_rows(predictions: Sequence[str], references: Sequence[str]) -> pd.DataFrame:
-    """Score each prediction; a table of one row each.
+    """Return the metrics of each prediction, one row each.
 
     Columns, see `RANGES`: `exact_match`, `normalized_exact_match`, `contains` (bool), `token_f1`,
     `bleu` (of the sentence, smoothed), `chrf`, `rouge1`, `rouge2`, `rougeL`, `tfidf_similarity`,
@@ -289,32 +273,36 @@ def score_rows(predictions: Sequence[str], references: Sequence[str]) -> pd.Data
 def summarize(table: pd.DataFrame) -> dict[str, Estimate]:
     """Return each metric over all rows of a prediction table, with its 95 % interval.
 
-    Shares have Wilson's interval, all others the bootstrap's. BLEU is that of the corpus, which is
-    not the mean of its sentences'; perplexity is that of all tokens together; the rest are means.
+    Shares have Wilson's interval, all others the bootstrap's. BLEU is corpus BLEU, which is not the
+    mean of sentence BLEU; perplexity is that of all tokens together; the rest are means.
 
     Args:
-        table: `prediction`, `reference`, and any of the columns of `RANGES`; one with gaps is left
-            out. For `perplexity` it has `reference_log_probability` and `reference_tokens`; there,
-            rows without are left out.
+        table: `prediction`, `reference`, and any of the columns of `RANGES`; a column with missing
+            values is left out. `perplexity` also needs `reference_log_probability` and
+            `reference_tokens`; rows without them are left out.
 
     Raises:
         ValueError: the table is empty.
     """
     if not len(table):
         raise ValueError("expected one row at least, found none")
-    whole = [name for name in RANGES if name in table and table[name].notna().all()]
-    found = {name: share_of(table[name]) for name in SHARES if name in whole}
-    means = [name for name in whole if name not in {*SHARES, "bleu", "perplexity"}]
+    complete = [name for name in RANGES if name in table and table[name].notna().all()]
+    estimates = {name: share_of(table[name]) for name in SHARES if name in complete}
+    means = [name for name in complete if name not in {*SHARES, "bleu", "perplexity"}]
     if means:
-        found |= zip(means, bootstrap(table[means].to_numpy(dtype=float)), strict=True)
+        estimates |= zip(means, bootstrap(table[means].to_numpy(dtype=float)), strict=True)
     if "bleu" in table:
         counts = bleu_counts(table["prediction"], table["reference"])
-        (found["bleu"],) = bootstrap(counts, lambda means: bleu_of(means * len(table))[..., None])
+        # Means times n are the sums that BLEU needs.
+        (estimates["bleu"],) = bootstrap(
+            counts, lambda means: bleu_of(means * len(table))[..., None]
+        )
     if "perplexity" in table:
         columns = ["reference_log_probability", "reference_tokens"]
         known = table[columns].dropna().to_numpy(dtype=float)
         if len(known):
-            (found["perplexity"],) = bootstrap(
+            # exp of the mean loss per token: a ratio of two means over rows.
+            (estimates["perplexity"],) = bootstrap(
                 known, lambda means: np.exp(-means[..., :1] / means[..., 1:])
             )
-    return {name: found[name] for name in RANGES if name in found}
+    return {name: estimates[name] for name in RANGES if name in estimates}

@@ -1,4 +1,4 @@
-"""…"""
+"""Prediction tables: answers beside their references, scored, summarized and compared."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,7 @@ from utilities.prompts.base import PromptFormat
 from utilities.scores.error_analysis import classify
 from utilities.scores.error_classes import turns_down
 from utilities.scores.metrics import RANGES, SHARES, score_rows, summarize
-from utilities.scores.statistics import (
-    mcnemar,
-    paired_bootstrap,
-    smallest_difference,
-)
+from utilities.scores.statistics import mcnemar, paired_bootstrap, smallest_difference
 from utilities.scores.table_columns import OWN_COLUMNS, paired_rows
 
 
@@ -30,19 +26,20 @@ def prediction_table(
 
     Args:
         rows: the data rows.
-        answers: one per row, in the same order: texts, or what an `Answerer` gave.
+        answers: one per row, in the same order: texts, or `Answer`s.
         prompt_format: makes prompt and reference from a row.
-        system: who answered, e.g. `tuned`, `base` or `nearest question`.
-        refusal: text that marks an answer as turning the question down; adds `turned_down`.
+        system: name of what answered, e.g. `tuned`, `base` or `nearest question`.
+        refusal: text that marks an answer as a refusal, see `turns_down`; adds `turned_down`.
 
     Returns:
-        A table with the rows' columns (`data_` before names that are taken), then `row` (int, from
-        0), `prompt`, `reference`, `prediction`, `system` (str), `stopped`, `tokens`,
-        `log_probability` (nats), `error` (see `inference.Answer`; None where answers are mere
-        texts), the columns of `metrics.score_rows`, perhaps `turned_down` (bool), `error_class`.
+        A table with the rows' columns (prefixed by `data_` if the name is one of the following),
+        then `row` (int, from 0), `prompt`, `reference`, `prediction`, `system` (str), `stopped`,
+        `tokens`, `log_probability` (nats), `error` (see `inference.answers.Answer`; None if the
+        answers are texts), the columns of `metrics.score_rows`, `turned_down` (bool, with
+        `refusal`), `error_class`.
 
     Raises:
-        EvaluationError: the two have different lengths, or there are none.
+        EvaluationError: the two have different lengths, or there are no rows.
     """
     if len(rows) != len(answers) or not rows:
         raise EvaluationError(
@@ -72,11 +69,11 @@ def score(
     Args:
         table: what `prediction_table` returned; several may be concatenated.
         by: the columns to group by.
-        metrics: which of `metrics.RANGES`; all that the table has by default.
+        metrics: names in `metrics.RANGES`; by default all that the table has.
 
     Returns:
-        One row per group and metric: the group's columns, `metric`, `value`, `low`, `high` (the
-        95 % interval, in the range of the metric), and `n`.
+        One row per group and metric: the columns of `by`, `metric`, `value`, `low`, `high` (the
+        95 % interval, in the unit of the metric), and `n`.
 
     Raises:
         EvaluationError: the table is empty or lacks a column.
@@ -88,9 +85,9 @@ def score(
     unwanted = [name for name in RANGES if name in table and metrics and name not in metrics]
     lines = []
     for group, rows in table.drop(columns=unwanted).groupby(list(by), sort=False):
+        keys = dict(zip(by, group, strict=True))
         for metric, estimate in summarize(rows).items():
-            place = dict(zip(by, group, strict=True))
-            lines.append({**place, "metric": metric, **estimate._asdict(), "n": len(rows)})
+            lines.append({**keys, "metric": metric, **estimate._asdict(), "n": len(rows)})
     return pd.DataFrame(lines)
 
 
@@ -98,9 +95,9 @@ def compare(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Compare two systems that answered the same rows.
 
     Args:
-        table: a prediction table that holds both.
-        first: a system, such as `base model`.
-        second: a system, such as `model`.
+        table: a prediction table with both.
+        first: name of a system, such as `base model`.
+        second: name of the other system, such as `model`.
 
     Returns:
         One row per metric: `metric`, `first`, `second` (values), `difference` (second minus
@@ -111,21 +108,29 @@ def compare(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
         One p of 0.05 in twenty is to be expected by chance.
 
     Raises:
-        AnalysisError: a system is missing, or they answered other rows.
+        AnalysisError: a system is missing, or they answered different rows.
     """
     before, after = paired_rows(table, first, second)
     known = before.notna().all() & after.notna().all()
     metrics = [name for name in RANGES if name in table and known[name] and name != "perplexity"]
     values = [rows[metrics].to_numpy(dtype=float) for rows in (before, after)]
     lines = []
-    for place, difference in enumerate(paired_bootstrap(*values)):
-        line = {"metric": metrics[place]}
-        line |= {"first": values[0][:, place].mean(), "second": values[1][:, place].mean()}
-        line |= {"difference": difference.value, **difference._asdict()}
-        del line["value"]
-        if metrics[place] in SHARES:
-            flips = mcnemar(values[0][:, place], values[1][:, place])
-            line |= flips._asdict()
+    for column, (metric, difference) in enumerate(
+        zip(metrics, paired_bootstrap(*values), strict=True)
+    ):
+        old, new = (array[:, column] for array in values)
+        line: dict[str, Any] = {
+            "metric": metric,
+            "first": old.mean(),
+            "second": new.mean(),
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            "p": difference.p,
+        }
+        if metric in SHARES:
+            flips = mcnemar(old, new)
+            line |= flips._asdict()  # its p, in place of the permutation test's
             if flips.gained + flips.lost:
                 disagreement = (flips.gained + flips.lost) / len(before)
                 line["smallest"] = smallest_difference(len(before), disagreement)

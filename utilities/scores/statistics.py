@@ -1,4 +1,4 @@
-"""How sure is a score? Intervals, two systems compared on the same rows, and what n can show."""
+"""Confidence intervals, paired tests of two systems, and the minimal detectable difference."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ RESAMPLES, SEED = 2000, 42
 
 
 class Estimate(NamedTuple):
-    """A value with its interval, in the value's own unit."""
+    """A value with its confidence interval, in the value's own unit."""
 
     value: float
     low: float
@@ -21,16 +21,16 @@ class Estimate(NamedTuple):
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Estimate:
     """Return a share with Wilson's score interval.
 
-    Unlike the usual plus-or-minus it stays between 0 and 1 and has a width even at 0 of n, where
-    the usual one claims certainty.
+    Unlike the normal approximation it stays between 0 and 1, and has a width even at 0 of n, where
+    the normal one claims certainty.
 
     Args:
-        successes: from 0 to n.
-        n: trials, 1 or more.
-        confidence: of the interval, between 0 and 1.
+        successes: number of successes, 0 to n.
+        n: number of trials, 1 or more.
+        confidence: confidence level, between 0 and 1.
 
     Raises:
-        ValueError: the numbers are out of range.
+        ValueError: a number is out of range.
 
     Source:
         E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
@@ -44,9 +44,9 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Estimat
 
 
 def clopper_pearson_interval(successes: int, n: int, confidence: float = 0.95) -> Estimate:
-    """Return a share with the exact interval, which covers at least as often as it says.
+    """Return a share with the exact interval, whose coverage is at least `confidence`.
 
-    It is wider than Wilson's, which covers so often on average. Arguments and errors are the same.
+    It is wider than Wilson's, whose coverage is so on average. Arguments and errors are the same.
 
     Source:
         C. J. Clopper and E. S. Pearson, Biometrika 26 (1934).
@@ -80,25 +80,25 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[Estimate]:
-    """Return figures over rows with their bootstrap intervals.
+    """Return statistics of rows with percentile bootstrap intervals.
 
-    Rows are drawn with replacement, as many as there are, again and again; the interval holds the
-    middle of what comes out. It is made a little wider, as Student's t is wider than the normal
-    curve, or it would cover too seldom with few rows; below ten it still does.
+    The interval is between two quantiles of the statistic over resamples. It is widened as
+    Student's t is wider than the normal distribution, or its coverage would be too low with few
+    rows; below ten rows it still is.
 
     Args:
         values: of shape (n,) or (n, columns), n 1 or more, all finite.
-        statistic: turns column means of shape (…, columns) into figures of shape (…, figures);
-            the means themselves by default.
-        confidence: of the intervals, between 0 and 1.
-        resamples: how often rows are drawn.
-        seed: of the drawing; the same for every column, so that figures can be compared.
+        statistic: maps column means of shape (…, columns) to statistics of shape (…, statistics);
+            the identity by default.
+        confidence: confidence level, between 0 and 1.
+        resamples: number of resamples, each of n rows drawn with replacement.
+        seed: seed of the draws; they are the same for every column, so intervals are comparable.
 
     Returns:
-        One estimate per figure.
+        One estimate per statistic.
 
     Raises:
-        ValueError: there is no row, or a value that is not finite.
+        ValueError: there is no row, or a value is not finite.
 
     Source:
         B. Efron (1979); the widening: T. Hesterberg, "What teachers should know about the
@@ -112,29 +112,32 @@ def bootstrap(
     table = table[:, None] if table.ndim == 1 else table
     n = len(table)
     if not n or not np.isfinite(table).all():
-        raise ValueError(f"expected one finite value a row at least, found {n} rows")
+        raise ValueError(f"expected one or more rows of finite values, found {n} rows")
     compute = statistic or (lambda means: means)
-    draws = np.random.default_rng(seed)
-    counts = (np.bincount(draws.integers(n, size=n), minlength=n) for _ in range(resamples))
-    found = compute(np.array([count @ table for count in counts]) / n)
+    generator = np.random.default_rng(seed)
+    # How often a resample has each row; times the table, that is the resample's sum.
+    counts = (np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(resamples))
+    resampled = compute(np.array([count @ table for count in counts]) / n)
     tail = (1 - confidence) / 2
     if n > 1:
+        # Hesterberg's expanded percentiles: t instead of normal quantiles, and n / (n - 1) since
+        # resamples vary by the standard deviation with n, not n - 1.
         tail = stats.norm.cdf(stats.t.ppf(tail, n - 1) * math.sqrt(n / (n - 1)))
-    low, high = np.quantile(found, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
     value = compute(table.mean(axis=0))
-    # Rounding may put the ends of equal values a hair to the wrong side.
-    ends = zip(value, np.minimum(low, value), np.maximum(high, value), strict=True)
-    return [Estimate(*map(float, each)) for each in ends]
+    # If all values are equal, rounding may put an end on the wrong side of the value.
+    low, high = np.minimum(low, value), np.maximum(high, value)
+    return [Estimate(*map(float, ends)) for ends in zip(value, low, high, strict=True)]
 
 
 class Difference(NamedTuple):
-    """The second system's figure minus the first's, with its interval and what chance would do.
+    """The second system's mean minus the first's, with its interval and p-value.
 
     Attributes:
         value: the difference, in the metric's own unit.
-        low: the lower end of its 95 % interval.
-        high: the upper end.
-        p: how often two equal systems would differ at least as much.
+        low: lower end of its 95 % interval.
+        high: upper end of its 95 % interval.
+        p: probability that two equal systems differ at least as much, 0 to 1.
     """
 
     value: float
@@ -149,23 +152,24 @@ def paired_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[Difference]:
-    """Compare two systems by scores on the same rows.
+    """Compare two systems by their scores on the same rows: paired bootstrap, permutation test.
 
     Args:
-        first: of shape (n,) or (n, columns): a row's scores.
-        second: the same of the other system, in the same order.
-        resamples: how often rows are drawn.
-        seed: of the drawing.
+        first: scores of the first system, of shape (n,) or (n, columns).
+        second: scores of the second system, of the same shape, rows in the same order.
+        resamples: number of resamples, and of permutations.
+        seed: seed of both.
 
     Returns:
         One difference per column.
 
     Raises:
-        ValueError: the two have different shapes, or hold no finite values.
+        ValueError: the two have different shapes, no rows, or values that are not finite.
 
     Source:
         P. Koehn, "Statistical significance tests for machine translation evaluation" (2004).
-        p is that of a permutation test: each row's differences keep or change their sign.
+        p is that of a permutation test, which swaps the systems at random in each row: the sign
+        of the row's difference is kept or changed.
     """
     if np.shape(first) != np.shape(second):
         shapes = f"{np.shape(first)} and {np.shape(second)}"
@@ -173,21 +177,24 @@ def paired_bootstrap(
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     differences = differences.reshape(len(differences), -1)
     estimates = bootstrap(differences, resamples=resamples, seed=seed)
-    draws, n = np.random.default_rng(seed), len(differences)
-    signs = (draws.integers(0, 2, size=n) * 2.0 - 1 for _ in range(resamples))
+    generator, n = np.random.default_rng(seed), len(differences)
+    signs = (generator.integers(0, 2, size=n) * 2.0 - 1 for _ in range(resamples))  # -1 or 1
     by_chance = np.abs([sign @ differences for sign in signs]) / n
-    found = np.abs([estimate.value for estimate in estimates])
-    p = ((by_chance >= found - 1e-12).sum(axis=0) + 1) / (resamples + 1)
-    return [Difference(*estimate, float(each)) for estimate, each in zip(estimates, p, strict=True)]
+    observed = np.abs([estimate.value for estimate in estimates])
+    # The observed signs are one permutation more; so p is never 0.
+    p_values = ((by_chance >= observed - 1e-12).sum(axis=0) + 1) / (resamples + 1)
+    return [
+        Difference(*estimate, float(p)) for estimate, p in zip(estimates, p_values, strict=True)
+    ]
 
 
 class Flips(NamedTuple):
-    """How two systems differ on the same rows.
+    """The rows on which two systems differ, and the p-value of McNemar's exact test.
 
     Attributes:
-        gained: rows that only the second got right.
-        lost: rows that only the first got right.
-        p: of McNemar's exact test: how often two equal systems would differ at least as much.
+        gained: number of rows on which only the second system is right.
+        lost: number of rows on which only the first system is right.
+        p: probability that two equal systems differ at least as much, 0 to 1.
     """
 
     gained: int
@@ -195,17 +202,17 @@ class Flips(NamedTuple):
     p: float
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Flips:
-    """Compare two systems that are right or wrong on the same rows.
+def mcnemar(first: Sequence[float], second: Sequence[float]) -> Flips:
+    """Compare two systems that are right or wrong on the same rows, by McNemar's exact test.
 
-    Only rows on which they differ tell which is better; were they equally good, each such row
-    would be a coin's toss.
+    Only the rows on which they differ count. If both were equally good, each of these would be a
+    coin toss, so their number is binomial.
 
     Raises:
         ValueError: the two have different lengths.
 
     Source:
-        Q. McNemar, Psychometrika 12 (1947), with the binomial distribution itself.
+        Q. McNemar, Psychometrika 12 (1947), with the exact binomial distribution.
 
     Example:
         >>> mcnemar([True, False, False, False], [False, True, True, True])
@@ -220,15 +227,15 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Flips:
 
 
 def smallest_difference(n: int, disagreement: float = 0.2, power: float = 0.8) -> float:
-    """Return the smallest difference between two shares that n rows can be expected to show.
+    """Return the minimal detectable difference between two shares, with n paired rows.
 
     Args:
-        n: rows that both systems answer.
-        disagreement: share of rows on which just one of them is right, 0 to 1.
-        power: how often a test at 5 % shall find the difference, between 0.5 and 1.
+        n: number of rows that both systems answer.
+        disagreement: share of rows on which only one of them is right, 0 to 1.
+        power: probability that a test at 5 % detects the difference, from 0.5 up to 1.
 
     Returns:
-        A share. Above `disagreement` no difference is possible, so NaN: n is too small.
+        A share; NaN if n is too small, since no difference exceeds `disagreement`.
 
     Source:
         R. J. Connor, "Sample size for testing differences in proportions for the paired-sample
@@ -243,12 +250,13 @@ def smallest_difference(n: int, disagreement: float = 0.2, power: float = 0.8) -
             f"expected n ≥ 1, 0 < disagreement ≤ 1 and 0.5 ≤ power < 1, "
             f"found {n}, {disagreement} and {power}"
         )
-    sure, found = stats.norm.ppf([0.975, power])
+    z_level, z_power = stats.norm.ppf([0.975, power])
 
-    def missing(difference: float) -> float:
-        spread = found * math.sqrt(max(disagreement - difference**2, 0))
-        return difference * math.sqrt(n) - sure * math.sqrt(disagreement) - spread
+    def excess(difference: float) -> float:
+        """Return Connor's condition on n, as left minus right side: 0 at the difference sought."""
+        spread = z_power * math.sqrt(max(disagreement - difference**2, 0))
+        return difference * math.sqrt(n) - z_level * math.sqrt(disagreement) - spread
 
-    if missing(disagreement) < 0:
+    if excess(disagreement) < 0:
         return math.nan
-    return float(optimize.brentq(missing, 0, disagreement))
+    return float(optimize.brentq(excess, 0, disagreement))

@@ -1,53 +1,65 @@
-"""The columns of a prediction table, and checks of them."""
+"""Columns of a prediction table: their names, and checks that a table has them."""
 
 from collections.abc import Collection
 
 import pandas as pd
 
-from utilities.errors import AnalysisError
+from utilities.errors import AnalysisError, LabError
 from utilities.scores.metrics import RANGES
 
 
 def paired_rows(
     table: pd.DataFrame, first: str, second: str, needed: Collection[str] = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return two systems' rows of a table, in the same order, indexed by `row`.
+    """Return the rows of two systems, in the same order, indexed by `row`.
+
+    Args:
+        table: `row`, `system`, `prediction`, and the columns of `needed`.
+        first: a system of the table.
+        second: another.
+        needed: further columns to check for.
 
     Raises:
-        AnalysisError: a column or system is missing, or the two answered other rows.
+        AnalysisError: a column or system is missing, or the two answered different rows.
     """
     need_columns(table, {"row", "system", "prediction", *needed})
-    found = []
+    pair = []
     for name in (first, second):
         rows = table[table["system"] == name]
         if not len(rows):
             known = ", ".join(map(repr, table["system"].unique()))
             raise AnalysisError(f"there is no system {name!r} in the table, only {known}")
-        found.append(rows.set_index("row").sort_index())
-    if not found[0].index.equals(found[1].index):
+        pair.append(rows.set_index("row").sort_index())
+    if not pair[0].index.equals(pair[1].index):
         raise AnalysisError(f"{first!r} and {second!r} did not answer the same rows")
-    return found[0], found[1]
+    return pair[0], pair[1]
 
 
 def question_column(table: pd.DataFrame) -> str:
-    """Return the column that holds what was asked, in as few words as there are."""
-    questions = table.get("question", [None])
-    return "question" if all(isinstance(each, str) for each in questions) else "prompt"
+    """Return the name of the column with the questions.
+
+    That is `question`, the question without the words of a prompt format, where every row's is
+    text; else `prompt`.
+    """
+    if "question" in table and all(isinstance(text, str) for text in table["question"]):
+        return "question"
+    return "prompt"
 
 
-def need_columns(table: pd.DataFrame, columns: Collection[str]) -> None:
-    """Raise an AnalysisError when a table lacks a column, or has no rows."""
+def need_columns(
+    table: pd.DataFrame, columns: Collection[str], error: type[LabError] = AnalysisError
+) -> None:
+    """Raise an error when a table lacks one of the columns, or has no rows."""
     if missing := sorted(set(columns) - set(table)):
-        raise AnalysisError(f"the prediction table lacks the columns {missing}")
+        raise error(f"the prediction table lacks the columns {missing}")
     if not len(table):
-        raise AnalysisError("the prediction table is empty")
+        raise error("the prediction table is empty")
 
 
-OWN_COLUMNS = {"row", "prompt", "reference", "prediction", "system", "error_class", *RANGES}
-
-
-OWN_COLUMNS |= {"stopped", "tokens", "log_probability", "error"}
-
-
-OWN_COLUMNS |= {"reference_log_probability", "reference_tokens"}
-"""What a prediction table has beside the columns of the data."""
+OWN_COLUMNS = {
+    *("row", "prompt", "reference", "prediction", "system", "error_class"),
+    *("stopped", "tokens", "log_probability", "error"),
+    *("reference_log_probability", "reference_tokens"),
+    *RANGES,
+}
+"""The columns that a prediction table has besides those of the data."""

@@ -9,7 +9,6 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
@@ -117,11 +116,6 @@ class RowsByChoice(torch.utils.data.Dataset):
         if not choice.learned:
             row["labels"] = [IGNORE_INDEX] * len(row["labels"])
         return row
-
-
-def row_lengths(features: Dataset) -> list[int]:
-    """Return the number of tokens in each row."""
-    return pc.list_value_length(features.with_format("arrow")[:]["input_ids"]).to_pylist()
 
 
 def into_passes(

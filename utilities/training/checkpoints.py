@@ -7,6 +7,8 @@ from pathlib import Path
 
 import xxhash
 
+from utilities.files import atomic_write
+
 logger = logging.getLogger(__name__)
 
 
@@ -20,9 +22,8 @@ def seal(checkpoint: Path) -> None:
         for file in sorted(checkpoint.rglob("*"))
         if file.is_file() and file.name != SEAL
     }
-    note = checkpoint / f"{SEAL}.partial"
-    note.write_text(json.dumps(files), encoding="utf-8")
-    note.rename(checkpoint / SEAL)
+    with atomic_write(checkpoint / SEAL) as note:
+        note.write_text(json.dumps(files), encoding="utf-8")
 
 
 def fault_of(checkpoint: Path) -> str | None:

@@ -9,7 +9,7 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from utilities.errors import TrainingError
-from utilities.tracking import check_installed
+from utilities.tracking import check_tracker
 from utilities.training.distributed import processes
 from utilities.training.settings import Settings, make_training_arguments
 from utilities.training.unfinished_run import UnfinishedRun
@@ -39,7 +39,7 @@ def check_settings(
     processes(run.arguments.get("ddp_timeout", 1800))  # the first call sets how long they wait
     run.check_place()
     if settings.tracking:
-        check_installed(settings.tracking)
+        check_tracker(settings.tracking)
     arguments = make_training_arguments(run.partial / "checkpoints", settings, has_validation)
     _check_optimizer(arguments)
     trial_scheduler(arguments, max(arguments.max_steps, TRIAL_STEPS))

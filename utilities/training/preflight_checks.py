@@ -21,10 +21,11 @@ from transformers.training_args import OptimizerNames
 
 from utilities.devices import Precision, available_memory
 from utilities.errors import TrainingError
-from utilities.features.tokenization import IGNORE_INDEX, TokenizedExamples
+from utilities.features.tokenization import IGNORE_INDEX, TokenizedExamples, row_lengths
+from utilities.models.modes import training_mode
 from utilities.planning.model_sizes import ModelShape
 from utilities.planning.planner import memory
-from utilities.training.batches import RowChoice, RowsByChoice, row_lengths
+from utilities.training.batches import RowChoice, RowsByChoice
 from utilities.training.config_checks import trial_scheduler
 from utilities.training.settings import Settings
 from utilities.training.trainer import SupervisedTrainer
@@ -145,10 +146,9 @@ def _two_passes(trainer: SupervisedTrainer, data: TokenizedExamples) -> tuple[fl
     rows = RowsByChoice(data.features)
     batch = trainer.data_collator([rows[RowChoice(int(i))] for i in typical[:count]])
     inputs = trainer.on_device(batch)
-    model, was_training = trainer.model, trainer.model.training
-    model.train()
+    model = trainer.model
     seconds, loss = 0.0, math.nan
-    with _random_numbers_kept(), torch.enable_grad():
+    with _random_numbers_kept(), torch.enable_grad(), training_mode(model):
         for _ in range(2):  # the first one warms up
             start = time.monotonic()
             with trainer.accelerator.autocast(), trainer.activations_within_budget(inputs):
@@ -158,7 +158,6 @@ def _two_passes(trainer: SupervisedTrainer, data: TokenizedExamples) -> tuple[fl
                 result.loss.backward()
             seconds = time.monotonic() - start
             model.zero_grad(set_to_none=True)
-    model.train(was_training)
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss of the untrained model is {loss}: its weights are damaged, or the precision "

@@ -104,28 +104,41 @@ def train(
     if finished := run.finished():
         return finished
     checks = _check_inputs(model, tokenizer, settings, train_data, eval_data)
-    with (
-        run.reserved() as checkpoint,
-        _shortages_explained(),
-        tracked(settings.tracking, run.partial, run.folder.name) as tracker_fields,
-    ):
-        own_callbacks = _callbacks(settings, run.partial, tokenizer, eval_data)
-        trainer = SupervisedTrainer(
-            _with_method(model, settings),
-            make_training_arguments(
-                run.partial / "checkpoints", settings, eval_data is not None, **tracker_fields
-            ),
-            PaddingCollator(tokenizer.pad_token_id),
-            train_data.features,
-            eval_data.features if eval_data else None,
-            tokenizer,
-            callbacks=[*own_callbacks, *callbacks],
-            max_tokens=settings.max_tokens,
-            prompt_loss=settings.prompt_loss,
-        )
-        _work(trainer, run, settings, train_data, checks, checkpoint)
+    with run.reserved() as checkpoint, _shortages_explained():
+        with (
+            tracked(settings.tracking, run.partial, run.folder.name) as tracker,
+            _freezing_undone(model, settings),
+        ):
+            own_callbacks = _callbacks(settings, run.partial, tokenizer, eval_data)
+            trainer = SupervisedTrainer(
+                _with_method(model, settings),
+                make_training_arguments(
+                    run.partial / "checkpoints", settings, bool(eval_data), **tracker.arguments
+                ),
+                PaddingCollator(tokenizer.pad_token_id),
+                train_data.features,
+                eval_data.features if eval_data else None,
+                tokenizer,
+                callbacks=[*tracker.callbacks, *own_callbacks, *callbacks],
+                max_tokens=settings.max_tokens,
+                prompt_loss=settings.prompt_loss,
+            )
+            _work(trainer, run, settings, train_data, checks, checkpoint)
+        # Trackers write until here, and to where the folder is now: it moves next.
         run.finish(trainer, prompt_format, settings.lora, config)
     return on_rank_0(lambda: Run.load(run.folder))
+
+
+@contextlib.contextmanager
+def _freezing_undone(model: PreTrainedModel, settings: Settings) -> Iterator[None]:
+    """Unfreeze weights afterwards, or the next run with this model would not train them either."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    try:
+        yield
+    finally:
+        if settings.freeze:
+            for weight in trained:
+                weight.requires_grad_()
 
 
 def _record(

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from pydantic import Field, ValidationError, create_model, field_validator, model_validator
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from utilities.config import ConfigPath, ModelName, StrictModel
+from utilities.config import ConfigPath, ModelName, StrictModel, faults_in_words
 from utilities.devices import PrecisionChoice, device, resolve_precision
 from utilities.errors import TrainingError, nearest
 from utilities.features.shortening import Shorten
@@ -22,6 +21,7 @@ from utilities.models.freezing import Freeze
 from utilities.prompts.built_in import QUESTION_ANSWER, ConfigPromptFormat
 from utilities.rows.sources import ConfigSource
 from utilities.tracking import Tracking
+from utilities.upstream import use_one_gpu
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -75,19 +75,6 @@ def argument_fields() -> type[StrictModel]:
     return create_model("ArgumentFields", __base__=StrictModel, **fields)
 
 
-def _with_nearest_name(fault: ErrorDetails) -> InitErrorDetails:
-    """Return a fault of a training argument, with the nearest valid name if its name is unknown."""
-    key = str(fault["loc"][-1])
-    kind: str | PydanticCustomError = fault["type"]
-    if kind == "extra_forbidden":
-        hint = nearest(key, argument_fields().model_fields)
-        kind = PydanticCustomError("unknown_key", "unknown key{hint}", {"hint": hint})
-    details = InitErrorDetails(type=kind, loc=fault["loc"], input=fault["input"])
-    if "ctx" in fault:
-        details["ctx"] = fault["ctx"]
-    return details
-
-
 class EarlyStopping(StrictModel):
     """When a run ends before its last step."""
 
@@ -100,18 +87,22 @@ class EarlyStopping(StrictModel):
 class Settings(StrictModel):
     """Training settings: those of `train`, and the base of `TrainingConfig`."""
 
+    late_models = {"training_arguments": argument_fields}  # noqa: RUF012
+
     method: Literal["full", "freeze", "lora"] = "full"
     """`full` trains all weights, `freeze` all but those that the block `freeze` names, `lora` an
     adapter.
     """
     freeze: Freeze | None = None
-    """Which weights to freeze; see `freezing.Freeze`."""
+    """Which weights to freeze."""
     lora: Lora | None = None
-    """How to make the adapter; see `adapters.Lora`."""
+    """How to make the adapter."""
     seed: int = Field(default=42, ge=0)
     """Seed of row order, dropout and adapter; same seed, data and machine give the same run."""
     precision: PrecisionChoice = "auto"
-    """Precision of matrix products; see `resolve_precision`. Trained weights are always float32."""
+    """Precision of matrix products; `auto` is 16 bits where the machine computes in them. Trained
+    weights are always float32.
+    """
     if_exists: IfExists = "refuse"
     """What to do if the run folder exists: `refuse`; `reuse` it if model, data and settings are the
     same, and train again if they are not; or `overwrite` it. An old folder is deleted only once the
@@ -122,7 +113,7 @@ class Settings(StrictModel):
     a GPU. It sets memory and speed, and does not change what is learned.
     """
     early_stopping: EarlyStopping | None = None
-    """When to stop early; see `EarlyStopping`. Needs validation data."""
+    """When to stop early; needs validation data."""
     samples: int = Field(default=3, ge=0)
     """Validation prompts to answer at each evaluation, 0 or more."""
     prompt_loss: bool = False
@@ -130,21 +121,17 @@ class Settings(StrictModel):
     preflight: bool = True
     """Time two passes and report memory, disk and time before the first step."""
     tracking: Tracking | None = None
-    """Experiment tracker; see `tracking.Tracking`. Null for none."""
+    """The tracker that gets the metrics; null for none."""
     training_arguments: dict[str, Any] = Field(default_factory=dict)
-    """Any field of the library's `TrainingArguments`, such as `learning_rate`."""
+    """Any field of transformers.TrainingArguments, such as `learning_rate`."""
 
     @field_validator("training_arguments")
     @classmethod
     def _check_training_arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
         if not given:  # nothing to load the library for
             return {}
-        try:
-            return argument_fields().model_validate(given).model_dump(exclude_unset=True)
-        except ValidationError as error:
-            # Pydantic adds the faults of a ValidationError to those of the settings.
-            faults = [_with_nearest_name(fault) for fault in error.errors()]
-            raise ValidationError.from_exception_data(error.title, faults) from None
+        # Pydantic adds the faults of a ValidationError to those of the settings.
+        return argument_fields().model_validate(given).model_dump(exclude_unset=True)
 
     @model_validator(mode="after")
     def _check_method_block(self) -> "Settings":
@@ -179,10 +166,7 @@ class Settings(StrictModel):
         try:
             return cls(**own)
         except ValidationError as error:
-            message = "; ".join(
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-            )
-            raise TrainingError(message) from None
+            raise TrainingError("; ".join(faults_in_words(error, cls))) from None
 
     def arguments(self, has_validation: bool) -> dict[str, Any]:
         """Return the fields of `TrainingArguments` that are set, defaults filled in.
@@ -312,8 +296,7 @@ def make_training_arguments(
         )
     except (TypeError, ValueError) as error:
         raise TrainingError(f"training_arguments: {error}") from None
-    # One process drives one GPU; more of them go through `accelerate launch`.
-    result._n_gpu = min(1, result.n_gpu)
+    use_one_gpu(result)  # more of them go through `accelerate launch`
     # The library would take `accelerate launch`'s where neither bf16 nor fp16 is set.
     result.mixed_precision = "no" if precision == "fp32" else precision
     return result
@@ -325,7 +308,7 @@ class TrainingConfig(Settings):
     base_model: ModelName = "auto"
     """Model to fine-tune: `auto`, a hub id, or a folder."""
     train: ConfigSource | None = None
-    """Training rows; see `sources.Source`."""
+    """Training rows."""
     validation: ConfigSource | None = None
     """Validation rows; null for none."""
     prepared: ConfigPath | None = None
@@ -337,7 +320,7 @@ class TrainingConfig(Settings):
     max_length: int = Field(default=512, ge=3)
     """Most tokens of a row, prompt, response and end-of-text together."""
     shorten: Shorten = "prompt_left"
-    """What a longer row loses; see `shortening.Shorten`."""
+    """What a longer row loses; see `features.shortening.Shorten`."""
     output_dir: ConfigPath
     """Run folder to write."""
 

@@ -14,9 +14,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utilities.errors import PlanningError, TrainingError
-from utilities.features.tokenization import IGNORE_INDEX
+from utilities.features.tokenization import IGNORE_INDEX, row_lengths
 from utilities.models import adapters
 from utilities.models.loading import without_progress_bars
+from utilities.models.modes import evaluation_mode
 from utilities.models.output_head import has_plain_head
 from utilities.planning.model_sizes import ModelShape, step_flops
 from utilities.training.batches import (
@@ -25,7 +26,6 @@ from utilities.training.batches import (
     RowsByChoice,
     StepBatches,
     into_passes,
-    row_lengths,
 )
 from utilities.training.callbacks import ExactResuming, Samples, SealedCheckpoints
 from utilities.training.loss import SupervisedLoss, supervised_loss
@@ -293,8 +293,6 @@ class SupervisedTrainer(transformers.Trainer):
         features = self.eval_dataset if eval_dataset is None else eval_dataset
         if not features:
             raise TrainingError("there is nothing to evaluate on; give eval_data (`validation`)")
-        was_training = self.model.training
-        self.model.eval()
         rows = RowsByChoice(features)
         passes = into_passes(
             row_lengths(features),
@@ -303,15 +301,15 @@ class SupervisedTrainer(transformers.Trainer):
             self.args.per_device_eval_batch_size,
         )
         sums, processes = LossSums(), self.args.world_size
-        for start in range(0, len(passes), processes):
-            # With none left, a process repeats the first pass without counting it: wrapped models
-            # wait for each other in each pass.
-            own = start + self.args.process_index
-            is_left = own < len(passes)
-            chosen = passes[own if is_left else 0]
-            batch = self.data_collator([rows[RowChoice(row, is_left)] for row in chosen])
-            self._add_evaluation(sums, self.on_device(batch))
-        self.model.train(was_training)
+        with evaluation_mode(self.model):
+            for start in range(0, len(passes), processes):
+                # With none left, a process repeats the first pass without counting it: wrapped
+                # models wait for each other in each pass.
+                own = start + self.args.process_index
+                is_left = own < len(passes)
+                chosen = passes[own if is_left else 0]
+                batch = self.data_collator([rows[RowChoice(row, is_left)] for row in chosen])
+                self._add_evaluation(sums, self.on_device(batch))
         metrics = sums.drain(self.accelerator).losses(f"{metric_key_prefix}_loss", total=True)
         metrics |= {
             f"{metric_key_prefix}_{name}": value

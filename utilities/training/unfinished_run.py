@@ -15,7 +15,7 @@ import yaml
 from utilities import plots
 from utilities.config import StrictModel
 from utilities.errors import TrainingError
-from utilities.files import is_in_the_way, replace_folder
+from utilities.files import ResultKind, is_in_the_way, partial_path, replace_folder
 from utilities.models import adapters
 from utilities.models.adapters import Lora
 from utilities.models.loading import without_progress_bars
@@ -33,12 +33,15 @@ logger = logging.getLogger(__name__)
 UNFINISHED = "unfinished.json"
 
 
+RUN_FOLDER = ResultKind("run folder", RUN_RECORD, "output_dir", TrainingError)
+
+
 class UnfinishedRun:
     """A run's folder, and the unfinished folder beside it, which becomes it when all is written."""
 
     def __init__(self, settings: Settings, folder: Path, has_validation: bool):
         self.folder = folder
-        self.partial = folder.with_name(folder.name + ".partial")
+        self.partial = partial_path(folder)
         self.if_exists = settings.if_exists
         self.arguments = settings.arguments(has_validation)
         self.record: dict[str, Any] = {}
@@ -53,7 +56,7 @@ class UnfinishedRun:
         on_rank_0(self._check_place)
 
     def _check_place(self) -> None:
-        self._check_folder()
+        RUN_FOLDER.check_writable(self.folder, self.if_exists)
         self._check_partial()
         if Path(self._lock.lock_file).exists():  # perhaps left from a run that was killed
             self._acquire_lock()
@@ -68,12 +71,9 @@ class UnfinishedRun:
         return on_rank_0(self._finished)
 
     def _finished(self) -> Run | None:
-        self._check_folder()
-        if self.if_exists == "reuse" and (self.folder / RUN_RECORD).is_file():
-            run = Run.load(self.folder)
-            if run.record["fingerprint"] == self.record["fingerprint"]:
-                return run
-        return None
+        RUN_FOLDER.check_writable(self.folder, self.if_exists)
+        fingerprint = self.record["fingerprint"]
+        return RUN_FOLDER.reusable(self.folder, self.if_exists, fingerprint, Run.load)
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[Path | None]:
@@ -97,18 +97,6 @@ class UnfinishedRun:
             if self._lock.is_locked:  # by rank 0; the others never touch it
                 self._lock.release()
                 Path(self._lock.lock_file).unlink(missing_ok=True)
-
-    def _check_folder(self) -> None:
-        if is_in_the_way(self.folder, RUN_RECORD):
-            raise TrainingError(
-                f"{self.folder} exists and is not a run folder; left untouched. "
-                "Choose another output_dir"
-            )
-        if self.folder.exists() and self.if_exists == "refuse":
-            raise TrainingError(
-                f"{self.folder} exists already; choose another output_dir, "
-                "or set if_exists to `reuse` or `overwrite`"
-            )
 
     def _check_partial(self) -> None:
         if is_in_the_way(self.partial, UNFINISHED):
