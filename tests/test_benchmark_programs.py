@@ -48,20 +48,20 @@ def test_dialogues_are_summarized_before_and_after_training(model_folder, monkey
     ]
 
 
-def test_a_batch_of_the_waiting_program_keeps_ended_answers(model_folder):
-    """`--stopping` compares two batches, so the generation has to use the one it is told."""
+def test_generation_uses_the_batch_of_the_program(model_folder):
+    """`--stopping` compares two kinds of batch, so generation has to use the one that is set."""
     program = load(ROOT / "benchmarks" / "evaluation.py")
     used = []
 
-    class Watched(program.Batch):
+    class Watched(program._Waiting):
         def step(self):
-            used.append(len(self.places))
+            used.append(len(self.indices))
             return super().step()
 
     original = program.local_model.Batch
     try:
         model, tokenizer = program.models.load(str(model_folder))
-        program.stopping(Watched)(model, tokenizer, ["Why?"])
+        program.stopping(Watched)(model, tokenizer, ["Why?", "How?", "Where?"])
     finally:
         program.local_model.Batch = original
-    assert used
+    assert used and set(used) == {3}, "no answer leaves before the last one has ended"

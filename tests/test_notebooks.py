@@ -204,6 +204,17 @@ def test_a_function_in_both_places_is_the_same_code(notebook):
                 assert ast.dump(node) == ast.dump(package[node.name]), node.name
 
 
+def test_notebooks_import_from_few_places():
+    """A learner who carries on has to know no more than these packages."""
+    places = set()
+    for path in [*PATHS, *SOLUTIONS]:
+        for cell in code_cells(read(path))[1:]:  # the first one is for Colab
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("utilities"):
+                    places.add(node.module)
+    assert "utilities.scores" in places and len(places) <= 15, sorted(places)
+
+
 def test_the_readme_lists_every_notebook_with_what_it_needs():
     readme = Path(ROOT / "README.md").read_text(encoding="utf-8")
     for path in PATHS:

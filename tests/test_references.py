@@ -18,7 +18,7 @@ from tests.test_structure import MODULES
 IN_BACKTICKS = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)[^`]*`")
 OF_THE_PACKAGE = re.compile(r"\butilities(?!\.NAME\b)(?:\.[A-Za-z_]\w*(?![\w{]))+")
 IMPORTED = re.compile(r"^\s*from (utilities[\w.]*) import (\w+(?:, \w+)*)$", re.MULTILINE)
-A_FILE = re.compile(r"\.(?:css|csv|html|jsonl?|log|md|parquet|partial|png|pyi?|toml|yaml)$")
+A_FILE = re.compile(r"\.(?:css|csv|html|jinja|jsonl?|log|md|parquet|partial|png|pyi?|toml|yaml)$")
 # `training` and `metrics` are enough to name a package or module of ours.
 BY_SHORT_NAME: dict[str, list[str]] = {}
 for _module in MODULES:
@@ -56,7 +56,8 @@ def resolves(name: str) -> bool:
 def has_member(thing: object, parts: list[str]) -> bool:
     """Say whether an attribute of an attribute … exists; fields need no default."""
     for part in parts:
-        fields = getattr(thing, "model_fields", None) or getattr(thing, "__annotations__", {})
+        owner = thing if isinstance(thing, type) else type(thing)
+        fields = getattr(owner, "model_fields", None) or getattr(owner, "__annotations__", {})
         if hasattr(thing, part):
             thing = getattr(thing, part)
         else:

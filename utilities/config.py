@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
@@ -57,7 +57,7 @@ ModelName = Annotated[str, AfterValidator(_model_name), Field(title="auto, hub i
 
 
 def keys_by_method(
-    default: str, methods: Mapping[str, tuple[set[str], set[str] | None]]
+    default: str, methods: Mapping[str, tuple[Set[str], Set[str] | None]]
 ) -> dict[str, Any]:
     """Return a part of a JSON Schema: which keys `kwargs` may have depends on `method`.
 

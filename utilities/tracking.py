@@ -138,7 +138,9 @@ def _wandb(tracking: Tracking, folder: Path, name: str) -> Iterator[Tracker]:
     import wandb
     from transformers.integrations import WandbCallback
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+    # What the environment says, wandb checks itself.
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+    silent: Any = os.environ.get("WANDB_SILENT", "true")
     of_user = wandb.run
 
     def start() -> None:
@@ -151,7 +153,7 @@ def _wandb(tracking: Tracking, folder: Path, name: str) -> Iterator[Tracker]:
                     job_type=os.environ.get("WANDB_JOB_TYPE", tracking.job_type),
                     name=os.environ.get("WANDB_NAME", name),
                     mode=mode,
-                    settings=wandb.Settings(silent=os.environ.get("WANDB_SILENT", "true")),
+                    settings=wandb.Settings(silent=silent),
                 )
 
     def log(figures: dict[str, float]) -> None:
@@ -179,7 +181,7 @@ def _wandb(tracking: Tracking, folder: Path, name: str) -> Iterator[Tracker]:
 
 
 @contextlib.contextmanager
-def _wandb_mode(mode: str) -> Iterator[None]:
+def _wandb_mode(mode: Any) -> Iterator[None]:
     """Set the mode of all that wandb does in this process; all is as before afterwards.
 
     It is not enough that a run is offline: what wandb reports about itself goes by this mode.

@@ -89,8 +89,9 @@ def use_one_gpu(arguments: "transformers.TrainingArguments") -> None:
 def compiled_templates() -> Iterator[None]:
     """Have lm-evaluation-harness compile each prompt template once, not once an item.
 
-    lm-eval 0.4.13: `utils.apply_template` compiles its template at every call, which takes most of
-    the time of building requests; there is no hook. See EleutherAI/lm-evaluation-harness#1286.
+    lm-eval 0.4.13: `lm_eval.utils.apply_template` compiles its template at every call, which takes
+    most of the time of building requests; there is no hook. See
+    EleutherAI/lm-evaluation-harness#1286.
     """
     from lm_eval.utils import env
 

@@ -247,7 +247,6 @@ def _quiet() -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-@contextlib.contextmanager
 def _random_state_kept() -> Iterator[None]:
     """Restore the global random number generators, which the harness and its tasks use."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()

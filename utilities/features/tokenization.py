@@ -177,7 +177,7 @@ def drop_contexts(
 
 
 def tokenize_examples(
-    examples: Sequence[dict[str, Any]],
+    examples: Sequence[Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     shorten: Shorten = "prompt_left",
@@ -236,7 +236,7 @@ def _listed(texts: str | list[str]) -> list[str]:
 
 
 def _turns(
-    examples: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
 ) -> list[list[tuple[list[int], list[int]]]]:
     """Return (prompt ids, response ids) of each turn of each example; the last has the end."""
     if tokenizer.eos_token_id is None:

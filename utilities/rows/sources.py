@@ -67,13 +67,13 @@ class Method(NamedTuple):
 
     read: Callable[..., Iterator[RawRow]]
     location: str
-    keys: frozenset[str] | None
+    keys: set[str] | None
 
 
 METHODS = {
-    "files": Method(read_files, "path", frozenset({"path", "split", "format", "delimiter"})),
+    "files": Method(read_files, "path", {"path", "split", "format", "delimiter"}),
     "load_dataset": Method(read_dataset, "path", None),
-    "load_from_disk": Method(read_saved, "dataset_path", frozenset({"dataset_path", "split"})),
+    "load_from_disk": Method(read_saved, "dataset_path", {"dataset_path", "split"}),
 }
 
 

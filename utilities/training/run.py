@@ -96,8 +96,7 @@ def train(
     Raises:
         TrainingError: settings cannot work (see `check_settings`), the weights are not float32,
             nothing is to be learned, the loss is not finite, or memory or disk are too small.
-        TrackingError: the tracker's package is missing.
-        FreezingError, AdapterError: see `freezing.freeze` and `adapters.attach`.
+        LabError: see `tracking.tracked`, `freezing.freeze` and `adapters.attach`.
     """
     run = check_settings(settings, output_dir, eval_data is not None)
     run.record = _record(settings, run.arguments, choice, prompt_format, train_data, eval_data)
@@ -107,19 +106,20 @@ def train(
     with run.reserved() as checkpoint, _shortages_explained():
         with (
             tracked(settings.tracking, run.partial, run.folder.name) as tracker,
-            _freezing_undone(model, settings),
+            _method_applied(model, settings) as model,
         ):
-            own_callbacks = _callbacks(settings, run.partial, tokenizer, eval_data)
+            arguments = make_training_arguments(
+                run.partial / "checkpoints", settings, eval_data is not None, **tracker.arguments
+            )
+            own = _callbacks(settings, run.partial, tokenizer, eval_data)
             trainer = SupervisedTrainer(
-                _with_method(model, settings),
-                make_training_arguments(
-                    run.partial / "checkpoints", settings, bool(eval_data), **tracker.arguments
-                ),
+                model,
+                arguments,
                 PaddingCollator(tokenizer.pad_token_id),
                 train_data.features,
                 eval_data.features if eval_data else None,
                 tokenizer,
-                callbacks=[*tracker.callbacks, *own_callbacks, *callbacks],
+                callbacks=[*tracker.callbacks, *own, *callbacks],
                 max_tokens=settings.max_tokens,
                 prompt_loss=settings.prompt_loss,
             )
@@ -127,18 +127,6 @@ def train(
         # Trackers write until here, and to where the folder is now: it moves next.
         run.finish(trainer, prompt_format, settings.lora, config)
     return on_rank_0(lambda: Run.load(run.folder))
-
-
-@contextlib.contextmanager
-def _freezing_undone(model: PreTrainedModel, settings: Settings) -> Iterator[None]:
-    """Unfreeze weights afterwards, or the next run with this model would not train them either."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    try:
-        yield
-    finally:
-        if settings.freeze:
-            for weight in trained:
-                weight.requires_grad_()
 
 
 def _record(
@@ -199,12 +187,21 @@ def _dtype_to_load(settings: Settings) -> str:
     return settings.lora.base_dtype if settings.lora else "float32"
 
 
-def _with_method(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
-    """Return the model with weights frozen, or with an adapter."""
+@contextlib.contextmanager
+def _method_applied(model: PreTrainedModel, settings: Settings) -> Iterator[PreTrainedModel]:
+    """Context manager: the model with weights frozen, or with an adapter."""
     transformers.set_seed(settings.seed)  # an adapter begins with random numbers
-    if settings.freeze:
-        freeze(model, settings.freeze)
-    return adapters.attach(model, settings.lora) if settings.lora else model
+    if settings.lora:
+        yield adapters.attach(model, settings.lora)
+        return
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    try:
+        if settings.freeze:
+            freeze(model, settings.freeze)
+        yield model
+    finally:  # or the next run with this model would not train the frozen weights either
+        for weight in trained:
+            weight.requires_grad_()
 
 
 def _work(
