@@ -157,7 +157,7 @@ TEMPLATE = {"template": "Q: {question}\nA:", "response": " {answer}", "stop": ["
     [
         ("audit", {"source": BLOCK, "test": "a.csv", "benchmark": None}, True),
         ("audit", {"source": 3}, False),
-        ("audit", {"source": {**BLOCK, "colums": {}}}, False),  # codespell:ignore colums
+        ("audit", {"source": {**BLOCK, "colums": {}}}, False),
         ("audit", {"source": {**BLOCK, "limit": 0}}, False),
         ("audit", {"source": {"kwargs": {"path": "a.json", "split": "train"}}}, True),
         ("audit", {"source": {"kwargs": {"path": "a.json", "spilt": "train"}}}, False),
@@ -167,19 +167,17 @@ TEMPLATE = {"template": "Q: {question}\nA:", "response": " {answer}", "stop": ["
         ("audit", {"prompt_format": "alpaca"}, True),
         ("audit", {"prompt_format": TEMPLATE}, True),
         ("audit", {"prompt_format": "alpacca"}, False),
-        ("audit", {"prompt_format": {**TEMPLATE, "stopp": []}}, False),  # codespell:ignore stopp
+        ("audit", {"prompt_format": {**TEMPLATE, "stopp": []}}, False),
         ("audit", {"limits": [32, 64], "base_model": None}, True),
         ("audit", {"limits": [2]}, False),
         ("dataprep", {"split": {"sizes": {"test": 0.1}}, "packed_length": None}, True),
         ("dataprep", {"split": {"sizes": {}}}, False),
-        ("dataprep", {"writer": {"kwargs": {"dataset_path": "x"}, "mthod": "parquet"}}, False),
-            False,
-        ),  # codespell:ignore methd
+        ("dataprep", {"writer": {"kwargs": {"dataset_path": "x"}, "methd": "parquet"}}, False),
         ("dataprep", {"writer": {"kwargs": {"dataset_path": "x", "repo_id": "a/b"}}}, False),
         ("dataprep", {"writer": {"method": "push_to_hub", "kwargs": PUSH}}, True),
         ("training", {"lora": {"r": 4}, "method": "lora", "tracking": None}, True),
         ("training", {"lora": {"rank": 4}, "method": "lora"}, False),
-        ("training", {"early_stopping": {"patience": 0}}, False),  # codespell:ignore stopp
+        ("training", {"early_stopping": {"patience": 0}}, False),
         ("training", {"training_arguments": {"max_steps": 3, "optim": "sgd"}}, True),
         ("training", {"training_arguments": {"max_steps": "many"}}, False),
         ("training", {"training_arguments": {"max_step": 3}}, False),
