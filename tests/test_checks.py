@@ -120,7 +120,7 @@ def defined_in(source, name):
     return namespace[name]
 
 
-@pytest.mark.parametrize(("notebook", "name", "pair"), exhibits())
+@pytest.mark.parametrize(("notebook", "name", "pair"), list(exhibits()))
 def test_exhibits_of_the_museum(notebook, name, pair):
     check = check_named(f"museum_{notebook}", name)
     broken = check(defined_in(pair["broken"], f"{name}_broken"))
