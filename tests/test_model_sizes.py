@@ -157,7 +157,7 @@ def test_adapters_and_freezing_take_the_operations_that_are_counted(family):
 
 def test_activation_checkpointing_repeats_the_forward_pass():
     model = family_model("llama", layers=3)
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     counted = counted_flops(model, 2, 32, 8)
     expected = expected_flops(model, 2, 32, 8, activation_checkpointing=True)
     assert expected == pytest.approx(counted, rel=0.002)

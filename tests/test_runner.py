@@ -45,6 +45,8 @@ def test_the_labs_find_all_their_names_here():
     assert all(callable(found[name]) for name in utilities.__all__)
 
 
+# The labs' own cell, as it was written for pandas 2.
+@pytest.mark.filterwarnings("ignore:Passing a list to DataFrame.from_dict")
 def test_three_lines_train_and_compare(model_folder, data_file, capsys):
     model = BasicModelRunner(str(model_folder))
     model.load_data_from_jsonlines(str(data_file), input_key="question", output_key="answer")
