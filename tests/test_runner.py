@@ -45,7 +45,7 @@ def test_the_labs_find_all_their_names_here():
     assert all(callable(found[name]) for name in utilities.__all__)
 
 
-# The labs' own cell makes a table of a list in a way that pandas 4 will no longer take.
+# The labs' own cell, as it was written for pandas 2.
 @pytest.mark.filterwarnings("ignore:Passing a list to DataFrame.from_dict")
 def test_three_lines_train_and_compare(model_folder, data_file, capsys):
     model = BasicModelRunner(str(model_folder))
