@@ -145,14 +145,16 @@ def test_the_place_before_data(tmp_path):
     config = config_of(tmp_path, "if_exists: overwrite")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainingError, match="run exists and is not a run folder; left untouched"):
+    with pytest.raises(
+        TrainingError, match="run exists and is not a run folder; it is left untouched"
+    ):
         run_training(config)
     (tmp_path / "run" / "thesis.txt").rename(tmp_path / "run" / "run.json")
     with pytest.raises(TrainingError, match="exists already"):
         run_training(config.model_copy(update={"if_exists": "refuse"}))
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainingError, match="is not an unfinished run; left untouched"):
+    with pytest.raises(TrainingError, match="is not an unfinished run; it is left untouched"):
         run_training(config)
     (tmp_path / "run.partial" / "thesis.txt").unlink()
     writing = pytest.raises(TrainingError, match="another run is writing")

@@ -100,7 +100,8 @@ def merged(base: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+        with _without_peft_warning():
+            return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     except Exception as error:  # peft, safetensors and torch each raise their own kinds
         raise AdapterError(f"the adapter in {folder} cannot be loaded: {error}") from error
 

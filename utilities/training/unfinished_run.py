@@ -101,7 +101,7 @@ class UnfinishedRun:
     def _check_partial(self) -> None:
         if is_in_the_way(self.partial, UNFINISHED):
             raise TrainingError(
-                f"{self.partial} exists and is not an unfinished run; left untouched. "
+                f"{self.partial} exists and is not an unfinished run; it is left untouched. "
                 "Choose another output_dir"
             )
 
