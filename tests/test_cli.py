@@ -346,6 +346,7 @@ def test_make_help_lists_every_target():
     assert [line.split()[1] for line in done.stdout.splitlines()] == [
         "course",
         "test",
+        "test-oldest",
         "bench",
         "schemas",
         "lab",

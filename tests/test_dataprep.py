@@ -386,7 +386,7 @@ def test_all_rows_dropped_in_one_shard_is_no_error(config, many_rows, tmp_path):
         ({"shorten": "prompt"}, "prompt_left"),
         ({"split": {"sizes": {}}}, "at least 1 item"),
         ({"split": {"sizes": {"test-a": 0.1}}}, "match pattern"),
-        ({"split": {"sizes": {"train": 0.1}}}, "train is what the others leave"),
+        ({"split": {"sizes": {"train": 0.1}}}, "train is the rest and has no size"),
         ({"split": {"sizes": {"test": float("inf")}}}, "has the size inf"),
         ({"split": {"sizes": {"a": 0.5, "b": 0.5}}}, "leave nothing to train on"),
         ({"writer": {"kwargs": {"dataset_path": "s3://bucket/x"}}}, "a folder on this machine"),
