@@ -1,3 +1,4 @@
+import re
 import string
 from collections import Counter
 
